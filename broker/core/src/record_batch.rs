@@ -1,0 +1,1 @@
+//! The header of a v2 record batch, seen in place.

@@ -1,0 +1,10 @@
+//! The Chronik broker: the shell around `chronik-core`. All I/O lives here.
+
+pub mod admin;
+pub mod api;
+pub mod bench;
+pub mod cli;
+pub mod client;
+pub mod net;
+pub mod quorum;
+pub mod storage;
