@@ -1,1 +1,3 @@
-//! The write-ahead log
+//! The write-ahead log: entry format, group commit, the pool of files, recovery.
+
+pub mod profile;
