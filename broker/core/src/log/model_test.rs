@@ -370,6 +370,7 @@ impl Model {
         match self.log.truncate_to(offset, producers) {
             Ok(()) => {
                 assert!(offset >= self.log.high_watermark());
+                assert!(self.log.leader_epochs().entries().iter().all(|entry| entry.start_offset < offset));
                 self.stored.truncate(keep);
                 self.durable = self.durable.min(keep);
             }

@@ -357,6 +357,8 @@ impl PartitionLog {
         debug_assert!(self.log_start <= self.high_watermark, "{self:?}");
         debug_assert!(self.high_watermark <= self.durable_end(), "{self:?}");
         debug_assert!(self.tail.start() <= self.segment_end, "{self:?}");
+        let epoch_start = self.leader_epochs.entries().last().map_or(0, |entry| entry.start_offset);
+        debug_assert!(epoch_start <= self.log_end, "{self:?}");
         debug_assert_eq!(self.producers.end_offset(), self.log_end, "{self:?}");
     }
 }
