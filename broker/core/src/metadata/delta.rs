@@ -166,7 +166,8 @@ impl<'a> MetadataDelta<'a> {
                 let Some(p) = at.and_then(|at| topic.partitions.get_mut(at)) else {
                     return inconsistent(format!("{name} has no partition {partition}"));
                 };
-                let stale = *leader_epoch < p.leader_epoch || partition_epoch.0 != p.partition_epoch.0 + 1;
+                let stale = *leader_epoch < p.leader_epoch
+                    || Some(partition_epoch.0) != p.partition_epoch.0.checked_add(1);
                 let same_term = *leader_epoch == p.leader_epoch;
                 if stale || (same_term && leader.is_some_and(|l| l != p.leader)) {
                     return inconsistent(format!(
@@ -188,7 +189,7 @@ impl<'a> MetadataDelta<'a> {
                 Ok(())
             })?,
             MetadataRecord::Config { resource, name, value } => {
-                self.set_config(resource, name, value.as_deref());
+                self.set_config(resource, name, value.as_deref())?;
             }
             MetadataRecord::WalProfile { name, definition } => {
                 let profiles = Arc::make_mut(&mut self.next.wal_profiles);
@@ -310,17 +311,30 @@ impl<'a> MetadataDelta<'a> {
         id: TopicId,
         edit: impl FnOnce(&mut TopicImage) -> Result<(), MetadataError>,
     ) -> Result<(), MetadataError> {
-        let Some(topic) = self.next.topic_by_id(id) else {
+        let name = self.next.topic_names.get(&id);
+        let Some(topic) = name.and_then(|name| self.next.topics.get_mut(name)) else {
             return inconsistent(format!("no topic {id}"));
         };
-        let mut topic = TopicImage::clone(topic);
-        edit(&mut topic)?;
-        self.next.topics.insert_mut(topic.name.clone(), Arc::new(topic));
+        // Copied on the first edit only: a topic of a thousand partitions is built in place.
         self.topics_touched.insert(id);
-        Ok(())
+        edit(Arc::make_mut(topic))
     }
 
-    fn set_config(&mut self, resource: &ConfigResource, name: &str, value: Option<&str>) {
+    fn set_config(
+        &mut self,
+        resource: &ConfigResource,
+        name: &str,
+        value: Option<&str>,
+    ) -> Result<(), MetadataError> {
+        match resource {
+            ConfigResource::Topic(topic) => {
+                let Some(topic) = self.next.topic(topic) else {
+                    return inconsistent(format!("setting {name} of topic {topic}, which is not there"));
+                };
+                self.topics_touched.insert(topic.id);
+            }
+            ConfigResource::Broker(_) | ConfigResource::BrokerDefault => self.resolve_all = true,
+        }
         let mut settings = self.next.configs.get(resource).map(|c| ConfigMap::clone(c)).unwrap_or_default();
         match value {
             Some(value) => settings.insert(name.to_string(), value.to_string()),
@@ -331,14 +345,7 @@ impl<'a> MetadataDelta<'a> {
         } else {
             self.next.configs.insert_mut(resource.clone(), Arc::new(settings));
         }
-        match resource {
-            ConfigResource::Topic(name) => {
-                if let Some(topic) = self.next.topic(name) {
-                    self.topics_touched.insert(topic.id);
-                }
-            }
-            ConfigResource::Broker(_) | ConfigResource::BrokerDefault => self.resolve_all = true,
-        }
         self.changes.configs_changed.insert(resource.clone());
+        Ok(())
     }
 }
