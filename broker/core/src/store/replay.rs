@@ -206,7 +206,7 @@ impl Partition {
         self.runs.push(Run {
             base_offset: item.first,
             last_offset: item.last,
-            span: WalSpan { position, skip: 0, len: item.body_len },
+            span: WalSpan { position, len: item.body_len },
             max_timestamp,
             bytes: keep(body),
         });
