@@ -6,6 +6,7 @@ pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod metrics;
 pub mod net;
 pub mod quorum;
 pub mod storage;
