@@ -1,1 +1,5 @@
-//! quorum
+//! The metadata quorum: the Raft library's log, state machine and network, and the one handle to them.
+
+mod store;
+
+pub use store::{MetadataStore, Publisher};
