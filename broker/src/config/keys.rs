@@ -2,12 +2,16 @@
 //! refused: no setting is stored silently.
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use chronik_core::ids::BrokerId;
 
-use super::{Config, EngineChoice, FlushMode, TimestampType, listeners::HostPort};
+use chronik_core::metadata::config::{BROKER_SETTINGS, BrokerSetting, Check};
+
+use super::{Config, EngineChoice, FlushMode, listeners::HostPort};
 
 /// One configuration key: its names, default, meaning, and how its value reaches [`Config`].
+#[derive(Clone)]
 pub struct Key {
     pub name: &'static str,
     /// Another name Kafka has for the same setting.
@@ -19,6 +23,7 @@ pub struct Key {
 }
 
 /// What a key's value may be, and where it goes.
+#[derive(Clone)]
 pub(super) enum Field {
     Int {
         min: i64,
@@ -31,7 +36,6 @@ pub(super) enum Field {
         max: i64,
         set: fn(&mut Config, Option<i64>),
     },
-    Bool(fn(&mut Config, bool)),
     OneOf {
         names: &'static [&'static str],
         set: fn(&mut Config, &str),
@@ -41,6 +45,8 @@ pub(super) enum Field {
         rule: &'static str,
         set: fn(&mut Config, &str) -> Result<(), String>,
     },
+    /// A broker setting of the metadata's table: checked here, resolved there ([`Config::local`]).
+    Metadata(&'static BrokerSetting),
 }
 
 impl Key {
@@ -49,9 +55,16 @@ impl Key {
         match &self.field {
             Field::Int { min, max, .. } => format!("a whole number from {min} to {max}"),
             Field::Auto { min, max, .. } => format!("auto, or a whole number from {min} to {max}"),
-            Field::Bool(_) => "true or false".to_string(),
             Field::OneOf { names, .. } => format!("one of {}", names.join(", ")),
             Field::Text { rule, .. } => (*rule).to_string(),
+            Field::Metadata(setting) => match setting.check {
+                Check::Bool => "true or false".to_string(),
+                Check::Number { min, max } => format!("a whole number from {min} to {max}"),
+                Check::OneOf(words) => format!("one of {}", words.join(", ")),
+                Check::Only { value, why } => format!("{value}: {why}"),
+                Check::WalProfileName => "the name of a WAL profile".to_string(),
+                Check::ReadOnly => "not set".to_string(),
+            },
         }
     }
 
@@ -74,14 +87,14 @@ impl Key {
             Field::Int { min, max, set } => set(config, number(*min, *max)?),
             Field::Auto { set, .. } if value.eq_ignore_ascii_case("auto") => set(config, None),
             Field::Auto { min, max, set } => set(config, Some(number(*min, *max)?)),
-            Field::Bool(set) if value.eq_ignore_ascii_case("true") => set(config, true),
-            Field::Bool(set) if value.eq_ignore_ascii_case("false") => set(config, false),
-            Field::Bool(_) => return Err(refused()),
             Field::OneOf { names, set } => match names.iter().find(|n| n.eq_ignore_ascii_case(value)) {
                 Some(name) => set(config, name),
                 None => return Err(refused()),
             },
             Field::Text { set, .. } => return set(config, value),
+            Field::Metadata(setting) => {
+                drop(setting.check.check(setting.name, value).map_err(|_| refused())?)
+            }
         }
         Ok(())
     }
@@ -115,8 +128,22 @@ fn optional_path(value: &str) -> Option<PathBuf> {
 
 const LISTENERS_RULE: &str = "NAME://HOST:PORT, several separated by commas";
 
-/// Every key, in the order it is shown.
-pub static KEYS: &[Key] = &[
+/// Every key, in the order it is shown: the broker's own, then those that topics and the controller resolve
+/// and that may also be altered live.
+pub static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
+    let mut keys: Vec<Key> = OWN.to_vec();
+    let own = |setting: &&BrokerSetting| OWN.iter().all(|k| k.name != setting.name);
+    keys.extend(BROKER_SETTINGS.iter().filter(own).map(|setting| Key {
+        name: setting.name,
+        alias: None,
+        default: setting.default,
+        doc: setting.doc,
+        field: Field::Metadata(setting),
+    }));
+    keys
+});
+
+static OWN: &[Key] = &[
     Key {
         alias: Some("node.id"),
         ..key(
@@ -183,56 +210,6 @@ pub static KEYS: &[Key] = &[
             Ok(())
         }),
         "The listener other brokers use. Not set: the first listener.",
-    ),
-    key(
-        "num.partitions",
-        "1",
-        int(1, 100_000, |c, n| c.num_partitions = n as i32),
-        "Partitions of a topic created without a number of its own.",
-    ),
-    key(
-        "default.replication.factor",
-        "1",
-        int(1, 32_767, |c, n| c.default_replication_factor = n as i16),
-        "Replicas of a topic created without a number of its own.",
-    ),
-    key(
-        "auto.create.topics.enable",
-        "true",
-        Field::Bool(|c, b| c.auto_create_topics = b),
-        "Whether a client that asks for an unknown topic, and allows it, creates it.",
-    ),
-    key(
-        "message.max.bytes",
-        "1048588",
-        int(0, INT_MAX, |c, n| c.message_max_bytes = n as i32),
-        "The largest record batch accepted, for topics without max.message.bytes.",
-    ),
-    key(
-        "min.insync.replicas",
-        "1",
-        int(1, 32_767, |c, n| c.min_insync_replicas = n as i32),
-        "Replicas that must be in sync for acks=all, for topics without a number of their own.",
-    ),
-    key(
-        "log.message.timestamp.type",
-        "CreateTime",
-        Field::OneOf {
-            names: &["CreateTime", "LogAppendTime"],
-            set: |c, name| {
-                c.message_timestamp_type = match name {
-                    "LogAppendTime" => TimestampType::LogAppendTime,
-                    _ => TimestampType::CreateTime,
-                }
-            },
-        },
-        "Whose clock stamps records, for topics without message.timestamp.type.",
-    ),
-    key(
-        "log.segment.bytes",
-        "1073741824",
-        int(MIB, INT_MAX, |c, n| c.segment_bytes = n as i32),
-        "When a new segment file is begun, for topics without segment.bytes.",
     ),
     key(
         "producer.id.expiration.ms",
@@ -450,7 +427,7 @@ fn distance(a: &str, b: &str) -> usize {
 /// A page of text with every key, its default and its meaning.
 pub fn listing() -> String {
     let mut out = String::new();
-    for key in KEYS {
+    for key in KEYS.iter() {
         let default = if key.default.is_empty() { "not set" } else { key.default };
         let alias = key.alias.map(|a| format!(" (or {a})")).unwrap_or_default();
         out.push_str(&format!(
@@ -478,7 +455,7 @@ mod tests {
         let names: BTreeSet<_> = KEYS.iter().map(|k| k.name).collect();
         let envs: BTreeSet<_> = KEYS.iter().map(Key::env_name).collect();
         assert_eq!((names.len(), envs.len()), (KEYS.len(), KEYS.len()));
-        for key in KEYS {
+        for key in KEYS.iter() {
             key.apply(&mut Config::default(), key.default).unwrap_or_else(|e| panic!("{}: {e}", key.name));
             assert!(listing().contains(key.name) && key.doc.ends_with('.'), "{}", key.name);
         }

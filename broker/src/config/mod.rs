@@ -2,7 +2,8 @@
 //! came from and what is allowed.
 //!
 //! Sources, each before the one above it: defaults, the file of `--config`, the environment, flags, `--set`.
-//! Live settings are metadata and do not pass through here.
+//! Live settings are metadata and do not pass through here; a key that has both forms is checked by the
+//! metadata's table and resolved there ([`Config::local`]).
 
 mod args;
 mod file;
@@ -14,20 +15,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use chronik_core::ids::BrokerId;
+use chronik_core::metadata::LocalConfig;
 use chronik_core::wal::profile::{self, WalProfile};
 use thiserror::Error;
 
 pub use args::BrokerArgs;
 pub use keys::{KEYS, Key, find, listing};
 pub use listeners::{HostPort, Listener};
-
-/// Whose clock stamps records.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TimestampType {
-    #[default]
-    CreateTime,
-    LogAppendTime,
-}
 
 /// Whether the WAL uses io_uring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,13 +56,6 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// The name of one of `listeners`.
     pub inter_broker_listener: String,
-    pub num_partitions: i32,
-    pub default_replication_factor: i16,
-    pub auto_create_topics: bool,
-    pub message_max_bytes: i32,
-    pub min_insync_replicas: i32,
-    pub message_timestamp_type: TimestampType,
-    pub segment_bytes: i32,
     pub producer_id_expiration_ms: i64,
     pub request_bytes_max: usize,
     pub connections_max: usize,
@@ -195,7 +182,7 @@ impl Config {
                 Err(why) => errors.push(ConfigError::File { path: path.clone(), why }),
             }
         }
-        for key in KEYS {
+        for key in KEYS.iter() {
             let name = key.env_name();
             if let Some(value) = around.environment.get(&name) {
                 values.put(key, key.name, value, Source::Environment(name), &mut errors);
@@ -213,7 +200,7 @@ impl Config {
             }
         }
         let mut config = Config { notes: stray_variables(around), ..Config::default() };
-        for key in KEYS {
+        for key in KEYS.iter() {
             let (value, source) = values.get(key.name);
             if let Err(allowed) = key.apply(&mut config, &value) {
                 let allowed = format!("must be {allowed}");
@@ -253,6 +240,13 @@ impl Config {
         format!("{hash:016x}")
     }
 
+    /// What the metadata needs to resolve effective settings.
+    pub fn local(&self) -> LocalConfig {
+        let settings =
+            self.set_keys.iter().map(|(name, (value, _))| (name.clone(), value.trim().to_string()));
+        LocalConfig { broker_id: self.broker_id, settings: settings.collect() }
+    }
+
     /// The value of a key as it was written, or its default; `None` for a name that is no key.
     pub fn value_of(&self, name: &str) -> Option<&str> {
         let key = find(name)?;
@@ -290,7 +284,8 @@ impl Config {
             let why = format!("must be at least four WAL files of {} bytes", self.wal_file_bytes);
             misfit("chronik.wal.size.bytes", why);
         }
-        if self.message_max_bytes as u64 > self.wal_file_bytes / 2 {
+        let message_max = values.get("message.max.bytes").0.trim().parse::<u64>().unwrap_or(0);
+        if message_max > self.wal_file_bytes / 2 {
             let why =
                 format!("must be at most half of chronik.wal.file.bytes, which is {}", self.wal_file_bytes);
             misfit("message.max.bytes", why);
