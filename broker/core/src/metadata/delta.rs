@@ -35,6 +35,50 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         *self == Changes::default()
     }
+
+    /// What differs between any two images: as long as they are large, for when there are no records to go
+    /// by.
+    pub fn between(base: &MetadataImage, next: &MetadataImage) -> Changes {
+        let mut changes = Changes::default();
+        let ids: BTreeSet<TopicId> = base.topics().chain(next.topics()).map(|topic| topic.id).collect();
+        for id in ids {
+            changes.compare_topic(base.topic_by_id(id), next.topic_by_id(id));
+            if let (Some(before), Some(after)) = (base.topic_by_id(id), next.topic_by_id(id))
+                && before.config != after.config
+            {
+                changes.topic_configs_changed.push(after.clone());
+            }
+        }
+        changes.topic_configs_changed.sort_by(|a, b| a.name.cmp(&b.name));
+        let resources = base.configs().chain(next.configs()).map(|(resource, _)| resource);
+        let changed = resources.filter(|resource| base.config(resource) != next.config(resource));
+        changes.configs_changed = changed.cloned().collect();
+        let names = base.wal_profiles().keys().chain(next.wal_profiles().keys());
+        let changed = names.filter(|name| base.wal_profile(name) != next.wal_profile(name));
+        changes.wal_profiles_changed = changed.map(|name| name.to_string()).collect();
+        let brokers = base.brokers().keys().chain(next.brokers().keys());
+        changes.brokers_changed =
+            brokers.filter(|id| base.broker(**id) != next.broker(**id)).copied().collect();
+        changes
+    }
+
+    fn compare_topic(&mut self, before: Option<&Arc<TopicImage>>, after: Option<&Arc<TopicImage>>) {
+        match (before, after) {
+            (None, Some(created)) => self.topics_created.push(created.clone()),
+            (Some(deleted), None) => self.topics_deleted.push(deleted.clone()),
+            (Some(before), Some(after)) => {
+                for (number, partition) in (0..).zip(&after.partitions) {
+                    let key = TopicIdPartition { topic_id: after.id, partition: number };
+                    match before.partition(number) {
+                        None => self.partitions_created.push(key),
+                        Some(old) if old != partition => self.partitions_changed.push(key),
+                        Some(_) => {}
+                    }
+                }
+            }
+            (None, None) => {}
+        }
+    }
 }
 
 /// Records on their way into an image.
@@ -166,7 +210,8 @@ impl<'a> MetadataDelta<'a> {
                 let Some(p) = at.and_then(|at| topic.partitions.get_mut(at)) else {
                     return inconsistent(format!("{name} has no partition {partition}"));
                 };
-                let stale = *leader_epoch < p.leader_epoch || partition_epoch.0 != p.partition_epoch.0 + 1;
+                let stale = *leader_epoch < p.leader_epoch
+                    || Some(partition_epoch.0) != p.partition_epoch.0.checked_add(1);
                 let same_term = *leader_epoch == p.leader_epoch;
                 if stale || (same_term && leader.is_some_and(|l| l != p.leader)) {
                     return inconsistent(format!(
@@ -188,7 +233,7 @@ impl<'a> MetadataDelta<'a> {
                 Ok(())
             })?,
             MetadataRecord::Config { resource, name, value } => {
-                self.set_config(resource, name, value.as_deref());
+                self.set_config(resource, name, value.as_deref())?;
             }
             MetadataRecord::WalProfile { name, definition } => {
                 let profiles = Arc::make_mut(&mut self.next.wal_profiles);
@@ -238,24 +283,7 @@ impl<'a> MetadataDelta<'a> {
             next.topics.insert_mut(topic.name.clone(), topic);
         }
         for id in topics_touched {
-            match (base.topic_by_id(id), next.topic_by_id(id)) {
-                (None, Some(created)) => changes.topics_created.push(created.clone()),
-                (Some(deleted), None) => changes.topics_deleted.push(deleted.clone()),
-                (Some(before), Some(after)) => {
-                    for (number, partition) in after.partitions.iter().enumerate() {
-                        let key = TopicIdPartition {
-                            topic_id: id,
-                            partition: i32::try_from(number).unwrap_or(i32::MAX),
-                        };
-                        match before.partitions.get(number) {
-                            None => changes.partitions_created.push(key),
-                            Some(old) if old != partition => changes.partitions_changed.push(key),
-                            Some(_) => {}
-                        }
-                    }
-                }
-                (None, None) => {}
-            }
+            changes.compare_topic(base.topic_by_id(id), next.topic_by_id(id));
         }
         (next, changes)
     }
@@ -310,17 +338,30 @@ impl<'a> MetadataDelta<'a> {
         id: TopicId,
         edit: impl FnOnce(&mut TopicImage) -> Result<(), MetadataError>,
     ) -> Result<(), MetadataError> {
-        let Some(topic) = self.next.topic_by_id(id) else {
+        let name = self.next.topic_names.get(&id);
+        let Some(topic) = name.and_then(|name| self.next.topics.get_mut(name)) else {
             return inconsistent(format!("no topic {id}"));
         };
-        let mut topic = TopicImage::clone(topic);
-        edit(&mut topic)?;
-        self.next.topics.insert_mut(topic.name.clone(), Arc::new(topic));
+        // Copied on the first edit only: a topic of a thousand partitions is built in place.
         self.topics_touched.insert(id);
-        Ok(())
+        edit(Arc::make_mut(topic))
     }
 
-    fn set_config(&mut self, resource: &ConfigResource, name: &str, value: Option<&str>) {
+    fn set_config(
+        &mut self,
+        resource: &ConfigResource,
+        name: &str,
+        value: Option<&str>,
+    ) -> Result<(), MetadataError> {
+        match resource {
+            ConfigResource::Topic(topic) => {
+                let Some(topic) = self.next.topic(topic) else {
+                    return inconsistent(format!("setting {name} of topic {topic}, which is not there"));
+                };
+                self.topics_touched.insert(topic.id);
+            }
+            ConfigResource::Broker(_) | ConfigResource::BrokerDefault => self.resolve_all = true,
+        }
         let mut settings = self.next.configs.get(resource).map(|c| ConfigMap::clone(c)).unwrap_or_default();
         match value {
             Some(value) => settings.insert(name.to_string(), value.to_string()),
@@ -331,14 +372,7 @@ impl<'a> MetadataDelta<'a> {
         } else {
             self.next.configs.insert_mut(resource.clone(), Arc::new(settings));
         }
-        match resource {
-            ConfigResource::Topic(name) => {
-                if let Some(topic) = self.next.topic(name) {
-                    self.topics_touched.insert(topic.id);
-                }
-            }
-            ConfigResource::Broker(_) | ConfigResource::BrokerDefault => self.resolve_all = true,
-        }
         self.changes.configs_changed.insert(resource.clone());
+        Ok(())
     }
 }

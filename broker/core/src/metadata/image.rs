@@ -167,6 +167,11 @@ impl MetadataImage {
         self.configs.get(resource).map(|c| &**c)
     }
 
+    /// Everything that was set, by resource.
+    pub fn configs(&self) -> impl Iterator<Item = (&ConfigResource, &ConfigMap)> {
+        self.configs.iter().map(|(resource, config)| (resource, &**config))
+    }
+
     /// A built-in or named WAL profile.
     pub fn wal_profile(&self, name: &str) -> Option<&Arc<WalProfile>> {
         self.wal_profiles.get(name)

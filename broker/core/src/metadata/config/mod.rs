@@ -7,6 +7,8 @@
 pub mod describe;
 pub mod resolve;
 pub mod table;
+pub mod unsupported;
+pub mod wal_profiles;
 
 use std::collections::BTreeMap;
 
@@ -15,7 +17,7 @@ use thiserror::Error;
 use crate::ids::BrokerId;
 
 pub use describe::{ConfigEntry, ConfigSynonym, describe_broker, describe_broker_default, describe_topic};
-pub use resolve::{Resolver, TimestampType, TopicConfig, broker_value};
+pub use resolve::{Resolver, TimestampType, TopicConfig, broker_value, broker_values};
 pub use table::{BROKER_SETTINGS, BrokerSetting, Check, TOPIC_SETTINGS, TopicSetting, Update};
 
 /// The type of a setting's value, by Kafka's numbers (DescribeConfigs `ConfigType`).
@@ -54,21 +56,34 @@ pub struct LocalConfig {
     pub settings: StaticBrokerConfig,
 }
 
+impl LocalConfig {
+    /// Checks the value of every setting that is in the table; what the table does not know is not judged
+    /// here.
+    pub fn new(broker_id: BrokerId, settings: StaticBrokerConfig) -> Result<LocalConfig, ConfigError> {
+        for (name, value) in &settings {
+            if let Some(setting) = table::broker_setting(name) {
+                setting.check.check(name, value)?;
+            }
+        }
+        Ok(LocalConfig { broker_id, settings })
+    }
+}
+
 /// Why a setting was refused. The message names the key.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ConfigError {
     #[error("Unknown {scope} config name: {name}")]
     Unknown { scope: &'static str, name: String },
-    #[error("{name} is a Kafka setting that has no effect here yet, so it is not accepted")]
+    #[error("{name} is a setting of Kafka that has no effect here yet, so it is not accepted")]
     NotSupported { name: String },
     #[error("Invalid value {value} for configuration {name}: {why}")]
     BadValue { name: String, value: String, why: String },
     #[error(
-        "Cannot update these configs dynamically: {name} is read-only; set it where the broker is started"
+        "Cannot update these configs dynamically: [{name}]: it is read-only, set it where the broker is started"
     )]
     ReadOnly { name: String },
     #[error("{name} can only be set on {on}")]
     WrongResource { name: String, on: &'static str },
-    #[error("{0}")]
-    Other(String),
+    #[error("WAL profile {profile} is in use by {by}: it cannot be removed")]
+    ProfileInUse { profile: String, by: String },
 }

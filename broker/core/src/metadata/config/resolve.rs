@@ -7,7 +7,7 @@ use super::table::{BrokerSetting, TOPIC_SETTINGS, TopicSetting, broker_setting};
 use super::{ConfigSource, LocalConfig};
 use crate::metadata::image::{ConfigMap, MetadataImage};
 use crate::metadata::record::ConfigResource;
-use crate::wal::profile::{DEFAULT_PROFILE, WalProfile, built_in};
+use crate::wal::profile::{DEFAULT_PROFILE, WalProfile};
 
 /// Whose clock a record's timestamp is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,19 +45,32 @@ pub struct Resolver<'a> {
     plain: Option<Arc<TopicConfig>>,
 }
 
-/// A broker setting's value as it acts on the broker that holds the image.
-pub fn broker_value<'a>(
+/// The values a broker setting has on the broker that holds the image: the one in effect first, then what
+/// would take its place; the default last. A static value that its check refuses (start-up refuses it, too)
+/// counts as not set.
+pub fn broker_values<'a>(
     image: &'a MetadataImage,
     setting: &'static BrokerSetting,
-) -> (&'a str, ConfigSource) {
-    let broker = ConfigResource::Broker(image.local().broker_id);
-    let set = |resource| image.config(resource).and_then(|c| c.get(setting.name)).map(String::as_str);
-    let fixed = || image.local().settings.get(setting.name).map(String::as_str);
-    set(&broker)
-        .map(|v| (v, ConfigSource::DynamicBroker))
-        .or_else(|| set(&ConfigResource::BrokerDefault).map(|v| (v, ConfigSource::DynamicDefaultBroker)))
-        .or_else(|| fixed().map(|v| (v, ConfigSource::StaticBroker)))
-        .unwrap_or((setting.default, ConfigSource::Default))
+) -> impl Iterator<Item = (&'a str, ConfigSource)> {
+    let own = ConfigResource::Broker(image.local().broker_id);
+    let set = |resource: &ConfigResource| image.config(resource).and_then(|c| c.get(setting.name));
+    let fixed = image.local().settings.get(setting.name);
+    let fixed = fixed.filter(|value| setting.check.check(setting.name, value).is_ok());
+    [
+        (set(&own), ConfigSource::DynamicBroker),
+        (set(&ConfigResource::BrokerDefault), ConfigSource::DynamicDefaultBroker),
+        (fixed, ConfigSource::StaticBroker),
+    ]
+    .into_iter()
+    .filter_map(|(value, source)| Some((value?.as_str(), source)))
+    .chain([(setting.default, ConfigSource::Default)])
+}
+
+/// The value of a broker setting in effect on the broker that holds the image; the empty string when the
+/// table has no such setting.
+pub fn broker_value<'a>(image: &'a MetadataImage, name: &str) -> &'a str {
+    let setting = broker_setting(name);
+    setting.and_then(|s| broker_values(image, s).next()).map_or("", |(value, _)| value)
 }
 
 impl<'a> Resolver<'a> {
@@ -99,29 +112,19 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// The value of a setting, valid by its check: a static value that is not, which start-up refuses, counts
-    /// as not set.
     fn value<'v>(&'v self, own: Option<&'v ConfigMap>, setting: &TopicSetting) -> &'v str {
-        if let Some(value) = own.and_then(|c| c.get(setting.name)) {
-            return value;
+        match own.and_then(|c| c.get(setting.name)) {
+            Some(value) => value,
+            None => broker_value(self.image, setting.broker_name),
         }
-        let Some(broker) = broker_setting(setting.broker_name) else { return "" };
-        let (value, source) = broker_value(self.image, broker);
-        if source == ConfigSource::StaticBroker && broker.check.check(broker.name, value).is_err() {
-            return broker.default;
-        }
-        value
     }
 
-    /// The profile of this name; the default one when a static configuration names one that is not there.
+    /// The profile of this name. A static configuration may name one that is defined nowhere; then it is the
+    /// default one that acts, and that is what the name says.
     fn wal_profile(&self, name: &str) -> (Arc<str>, Arc<WalProfile>) {
         let find = |name: &str| self.image.wal_profiles().get_key_value(name);
-        match find(name).or_else(|| find(DEFAULT_PROFILE)) {
-            Some((name, profile)) => (name.clone(), profile.clone()),
-            None => {
-                let (name, (profile, _)) = built_in().pop_first().unwrap_or_else(|| unreachable!());
-                (Arc::from(name), Arc::new(profile))
-            }
-        }
+        let found = find(name).or_else(|| find(DEFAULT_PROFILE));
+        let (name, profile) = found.expect("a delta cannot remove a built-in profile");
+        (name.clone(), profile.clone())
     }
 }

@@ -20,8 +20,6 @@ pub enum Check {
     },
     /// The name of a WAL profile: letters, digits, `-` and `_`. That it exists is checked against an image.
     WalProfileName,
-    /// Shown, never altered through this table.
-    ReadOnly,
 }
 
 impl Check {
@@ -36,7 +34,7 @@ impl Check {
                 _ => Err(bad("Expected value to be either true or false".to_string())),
             },
             Check::Number { min, max } => {
-                let n: i64 = value.parse().map_err(|_| bad("Not a whole number".to_string()))?;
+                let n: i64 = value.parse().map_err(|_| bad("Not a number".to_string()))?;
                 if n < min {
                     return Err(bad(format!("Value must be at least {min}")));
                 }
@@ -53,7 +51,6 @@ impl Check {
                 crate::wal::profile::check_name(value).map_err(|e| bad(e.to_string()))?;
                 Ok(value.to_string())
             }
-            Check::ReadOnly => Err(ConfigError::ReadOnly { name: name.to_string() }),
         }
     }
 }
@@ -305,4 +302,71 @@ pub fn topic_setting(name: &str) -> Option<&'static TopicSetting> {
 
 pub fn broker_setting(name: &str) -> Option<&'static BrokerSetting> {
     BROKER_SETTINGS.iter().find(|s| s.name == name)
+}
+
+/// The setting of topics, or why there is none of this name.
+pub fn known_topic_setting(name: &str) -> Result<&'static TopicSetting, ConfigError> {
+    topic_setting(name).ok_or_else(|| unknown("topic", name, &super::unsupported::TOPIC_SETTINGS))
+}
+
+/// The setting of brokers, or why there is none of this name.
+pub fn known_broker_setting(name: &str) -> Result<&'static BrokerSetting, ConfigError> {
+    broker_setting(name).ok_or_else(|| unknown("broker", name, &super::unsupported::BROKER_SETTINGS))
+}
+
+fn unknown(scope: &'static str, name: &str, unsupported: &[&str]) -> ConfigError {
+    let name = name.to_string();
+    if unsupported.contains(&name.as_str()) {
+        ConfigError::NotSupported { name }
+    } else {
+        ConfigError::Unknown { scope, name }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_are_sorted_and_agree() {
+        assert!(TOPIC_SETTINGS.is_sorted_by(|a, b| a.name < b.name));
+        assert!(BROKER_SETTINGS.is_sorted_by(|a, b| a.name < b.name));
+        for topic in &TOPIC_SETTINGS {
+            let broker = broker_setting(topic.broker_name).unwrap();
+            assert_eq!((topic.check, topic.kind), (broker.check, broker.kind), "{}", topic.name);
+            assert_eq!(broker.update, Update::Dynamic, "{}", topic.name);
+        }
+    }
+
+    #[test]
+    fn every_default_passes_its_own_check() {
+        for s in &BROKER_SETTINGS {
+            assert_eq!(s.check.check(s.name, s.default).unwrap(), s.default);
+        }
+    }
+
+    #[test]
+    fn what_acts_is_not_listed_as_unsupported() {
+        use super::super::unsupported;
+        assert!(TOPIC_SETTINGS.iter().all(|s| !unsupported::TOPIC_SETTINGS.contains(&s.name)));
+        assert!(BROKER_SETTINGS.iter().all(|s| !unsupported::BROKER_SETTINGS.contains(&s.name)));
+    }
+
+    #[test]
+    fn refusals_name_the_key_and_say_why() {
+        let known = known_topic_setting("flush.ms").unwrap_err().to_string();
+        assert!(known.contains("flush.ms") && known.contains("no effect here yet"), "{known}");
+        assert_eq!(known_topic_setting("foo").unwrap_err().to_string(), "Unknown topic config name: foo");
+        let refused = |name: &str, value: &str| {
+            known_topic_setting(name).unwrap().check.check(name, value).unwrap_err().to_string()
+        };
+        assert_eq!(
+            refused("segment.bytes", "1"),
+            "Invalid value 1 for configuration segment.bytes: Value must be at least 1048576"
+        );
+        assert!(refused("retention.ms", "1000").contains("nothing is deleted by age"));
+        assert!(refused("cleanup.policy", "compact").contains("not compacted"));
+        assert!(refused("max.message.bytes", "2147483648").contains("no more than 2147483647"));
+        assert!(refused("message.timestamp.type", "x").contains("CreateTime, LogAppendTime"));
+    }
 }
