@@ -54,6 +54,11 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);
 /// Between attempts to connect again.
 const RECONNECT_EVERY: Duration = Duration::from_millis(100);
+/// For the first connection of each producer. A crowd of them overflows a listener's backlog
+/// (Kafka's has 50 places), and the kernel tries again only after a second, then two.
+const CONNECT_WITHIN: Duration = Duration::from_secs(20);
+/// For connecting again, which holds up the other producers.
+const RECONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// The run is given up when no server takes a connection for this long.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
 /// The loop looks at its clocks at least this often.
@@ -156,7 +161,7 @@ impl<'a> Engine<'a> {
         engine.producers = engine.lay_out_producers();
         for index in 0..engine.producers.len() {
             let address = engine.producers[index].address.clone();
-            engine.connect(index).with_context(|| format!("cannot connect to {address}"))?;
+            engine.connect(index, CONNECT_WITHIN).with_context(|| format!("cannot connect to {address}"))?;
         }
         engine.begun = Instant::now();
         Ok(engine)
@@ -308,8 +313,7 @@ impl<'a> Engine<'a> {
         if flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
             wire.receive()?;
             let now = self.begun.elapsed().as_nanos() as u64;
-            loop {
-                let Some(wire) = &mut self.producers[index].wire else { break };
+            while let Some(wire) = &mut self.producers[index].wire {
                 let Some(frame) = wire.next_frame()? else { break };
                 let answer = response::read(frame, self.plan.version)
                     .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
@@ -468,7 +472,7 @@ impl<'a> Engine<'a> {
         for index in 0..self.producers.len() {
             let producer = &self.producers[index];
             if producer.wire.is_none() {
-                if now >= producer.retry_at_ns && self.connect(index).is_ok() {
+                if now >= producer.retry_at_ns && self.connect(index, RECONNECT_WITHIN).is_ok() {
                     self.resend(index);
                 }
             } else if self.interval_ns.is_none()
@@ -496,11 +500,11 @@ impl<'a> Engine<'a> {
         self.top_up(index, running);
     }
 
-    fn connect(&mut self, index: usize) -> io::Result<()> {
+    fn connect(&mut self, index: usize, within: Duration) -> io::Result<()> {
         let producer = &mut self.producers[index];
         let mut refused = io::Error::other("no such host");
         for address in producer.address.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
+            match TcpStream::connect_timeout(&address, within) {
                 Ok(stream) => {
                     let wire = Wire::new(stream, INPUT_BYTES)?;
                     let tag = epoll::EventData::new_u64(index as u64);

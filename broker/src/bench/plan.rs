@@ -7,7 +7,7 @@ use kafka_protocol::messages::ApiKey;
 use uuid::Uuid;
 
 use super::frame;
-use crate::client::{Client, NewTopic, Position, Producer, Topic};
+use crate::client::{Client, ClientError, NewTopic, Position, Producer, Topic};
 
 /// A partition under load.
 #[derive(Debug, Clone)]
@@ -68,10 +68,7 @@ pub async fn prepare(client: &mut Client, topic: &NewTopic, idempotent: Option<u
     for partition in &described.partitions {
         let leader = partition.leader.and_then(|id| brokers.get(&id));
         let leader = leader.with_context(|| format!("partition {} has no leader", partition.index))?;
-        let start_offset = match created {
-            true => 0,
-            false => client.list_offset(&topic.name, partition.index, Position::Latest).await?,
-        };
+        let start_offset = end_offset(client, &topic.name, partition.index).await?;
         targets.push(Target { index: partition.index, address: leader.address.clone(), start_offset });
     }
     let mut identities = Vec::new();
@@ -79,6 +76,20 @@ pub async fn prepare(client: &mut Client, topic: &NewTopic, idempotent: Option<u
         identities.push(client.init_producer_id().await?);
     }
     Ok(Plan { version, topic: topic.name.clone(), topic_id: described.id, targets, identities, created })
+}
+
+/// Where a partition ends. A leader that has just been named may not lead yet: it is asked until
+/// it does, so that the load does not begin with its refusals.
+async fn end_offset(client: &mut Client, topic: &str, partition: i32) -> Result<i64> {
+    let begun = Instant::now();
+    loop {
+        match client.list_offset(topic, partition, Position::Latest).await {
+            Ok(offset) => return Ok(offset),
+            Err(error) if begun.elapsed() > LEADERS_WITHIN => return Err(error.into()),
+            Err(ClientError::Refused(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 async fn with_leaders(client: &mut Client, name: &str) -> Result<Topic> {

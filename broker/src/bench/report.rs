@@ -138,14 +138,16 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shape = format!(
-            "{} producers x {} in flight, {} x {} B records per request, acks={}{}, {} partitions",
+            "{} producer{} x {} in flight, {} x {} B records per request, acks={}{}, {} partition{}",
             self.producers,
+            if self.producers == 1 { "" } else { "s" },
             self.in_flight,
             self.records_per_batch,
             self.record_bytes,
             self.acks,
             if self.idempotent { ", idempotent" } else { "" },
             self.partitions,
+            if self.partitions == 1 { "" } else { "s" },
         );
         if let Some(rate) = self.rate {
             write!(shape, ", {} records/s asked for", grouped(rate))?;

@@ -157,7 +157,7 @@ mod tests {
         let long = [0, 0, 1, 0].into_iter().chain([8; 256]).collect::<Vec<u8>>();
         near.write_all(&[0, 0, 0, 2, 1, 2, 0, 0, 0, 0, 0, 0]).unwrap();
         assert_eq!(frame(&mut wire).unwrap(), [1, 2]);
-        assert_eq!(frame(&mut wire).unwrap(), []);
+        assert!(frame(&mut wire).unwrap().is_empty());
         near.write_all(&long[2..]).unwrap();
         drop(near);
         assert_eq!(frame(&mut wire).unwrap(), [8; 256]);

@@ -10,6 +10,7 @@ use crate::client::{Client, ConfigSource, NewTopic, Position, Resource, Topic};
 
 /// See and change topics
 #[derive(Debug, Args)]
+#[command(mut_arg("bootstrap", |arg| arg.global(true)))]
 pub struct TopicsArgs {
     #[command(flatten)]
     server: Server,

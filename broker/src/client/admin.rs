@@ -41,6 +41,16 @@ pub enum Resource {
     ClusterDefault,
 }
 
+impl std::fmt::Display for Resource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Topic(name) => write!(f, "topic {name}"),
+            Self::Broker(id) => write!(f, "broker {id}"),
+            Self::ClusterDefault => f.write_str("the cluster"),
+        }
+    }
+}
+
 impl Resource {
     fn wire(&self) -> (i8, StrBytes) {
         match self {
@@ -159,7 +169,7 @@ impl Client {
             .with_configuration_keys(None);
         let request = DescribeConfigsRequest::default().with_resources(vec![wanted]);
         let response = self.ask(&request).await?;
-        let what = || format!("describe the settings of {resource:?}");
+        let what = || format!("describe the settings of {resource}");
         let result = first(response.results, what)?;
         check(result.error_code, result.error_message.as_deref(), what)?;
         let entries = result.configs.into_iter().map(|entry| ConfigEntry {
@@ -192,7 +202,7 @@ impl Client {
             .with_configs(changes.collect());
         let request = IncrementalAlterConfigsRequest::default().with_resources(vec![altered]);
         let response = self.administer(&request).await?;
-        let what = || format!("alter the settings of {resource:?}");
+        let what = || format!("alter the settings of {resource}");
         let result = first(response.responses, what)?;
         Ok(check(result.error_code, result.error_message.as_deref(), what)?)
     }

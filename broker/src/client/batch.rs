@@ -61,7 +61,7 @@ pub enum BatchError {
         found: u32,
     },
     /// Its compressed part cannot be undone.
-    #[error("batch at offset {offset} cannot be decompressed: {source}")]
+    #[error("batch at offset {offset} cannot be decompressed")]
     Compression {
         /// The batch's base offset.
         offset: i64,

@@ -313,7 +313,8 @@ mod tests {
             let _ = stream.read(&mut [0; 64]).await;
         });
         let error = Connection::connect(&address, PATIENCE).await.unwrap_err();
-        assert!(error.to_string().contains("is this a Kafka listener"), "{error}");
+        let ClientError::Io { source, .. } = error else { panic!("{error}") };
+        assert!(source.to_string().contains("is this a Kafka listener"), "{source}");
     }
 
     #[tokio::test]

@@ -21,7 +21,7 @@ pub struct Refusal {
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// No connection could be made.
-    #[error("cannot connect to {address}: {source}")]
+    #[error("cannot connect to {address}")]
     Connect {
         /// Where to, as `host:port`.
         address: String,
@@ -29,7 +29,7 @@ pub enum ClientError {
         source: std::io::Error,
     },
     /// The connection broke while in use.
-    #[error("lost the connection to {address}: {source}")]
+    #[error("lost the connection to {address}")]
     Io {
         /// The server, as `host:port`.
         address: String,

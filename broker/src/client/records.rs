@@ -1,5 +1,7 @@
 //! Producing, fetching, and finding offsets.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -85,6 +87,12 @@ const FETCH_WAIT_MS_MAX: i32 = 5_000;
 
 /// How long a server may wait for other replicas, in milliseconds.
 const PRODUCE_TIMEOUT_MS: i32 = 30_000;
+
+/// `COORDINATOR_LOAD_IN_PROGRESS`, `COORDINATOR_NOT_AVAILABLE`, `NOT_COORDINATOR`.
+const COORDINATOR_NOT_READY: [i16; 3] = [14, 15, 16];
+
+/// How long a producer id is asked for.
+const READY_WITHIN: Duration = Duration::from_secs(15);
 
 impl Client {
     /// Produces one batch and returns the offset of its first record; `None` with
@@ -199,7 +207,15 @@ impl Client {
             .with_producer_id((-1).into())
             .with_producer_epoch(-1)
             .with_transaction_timeout_ms(60_000);
-        let response = self.ask(&request).await?;
+        let begun = Instant::now();
+        let response = loop {
+            let response = self.ask(&request).await?;
+            // A broker that has just started says for a while that it is not ready.
+            if !COORDINATOR_NOT_READY.contains(&response.error_code) || begun.elapsed() > READY_WITHIN {
+                break response;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
         check(response.error_code, None, || "get a producer id".to_owned())?;
         Ok(Producer { id: response.producer_id.0, epoch: response.producer_epoch })
     }
