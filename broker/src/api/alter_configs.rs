@@ -13,11 +13,14 @@ pub const API: Api = Api { key: ApiKey::AlterConfigs, min: 0, max: 2, serve };
 /// The request has no time limit of its own.
 pub(super) const CHANGE_MS: i32 = 30_000;
 
+/// The controller's answers, one per resource it was given.
+type Decided = Vec<(ConfigResource, Result<(), ControllerError>)>;
+
 /// What the controller decided, put back among the resources that could not be read: one answer for each
 /// of `parsed`, in order.
 pub(super) fn answers<T>(
     parsed: Vec<Result<T, ControllerError>>,
-    decided: Result<Vec<(ConfigResource, Result<(), ControllerError>)>, ControllerError>,
+    decided: Result<Decided, ControllerError>,
 ) -> Vec<Result<(), ControllerError>> {
     let missing = || ControllerError::new(ErrorCode::UnknownServerError, "The controller gave no answer");
     let mut decided = decided.map(|list| list.into_iter().map(|(_, result)| result));

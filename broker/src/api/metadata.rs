@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chronik_core::controller::{auto_create_topics, check_topic_name};
 use chronik_core::ids::{TopicId, Uuid};
-use chronik_core::metadata::config::broker_value;
+use chronik_core::metadata::config::broker_value_of;
 use chronik_core::metadata::image::INTERNAL_TOPICS;
 use chronik_core::metadata::{MetadataImage, PartitionImage, TopicImage};
 use kafka_protocol::error::ResponseError;
@@ -126,7 +126,7 @@ fn refused(
 }
 
 fn auto_create(image: &MetadataImage) -> bool {
-    broker_value(image, "auto.create.topics.enable") == "true"
+    broker_value_of(image, "auto.create.topics.enable") == "true"
 }
 
 fn fill(

@@ -299,7 +299,8 @@ impl PartitionReader for FakePartition {
             let mut read = ReadBytes::default();
             for batch in state.batches.iter().filter(|b| b.end > from && b.end <= to) {
                 let fits = read.len() + batch.bytes.len() <= max_bytes;
-                if !fits && !(min_one && read.is_empty()) {
+                let owed = min_one && read.is_empty();
+                if !(fits || owed) {
                     break;
                 }
                 read.pieces.push(batch.bytes.clone());
