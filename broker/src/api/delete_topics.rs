@@ -112,7 +112,10 @@ mod tests {
         let id = fixture.create_topic("a", 1).await.0;
         let response: DeleteTopicsResponse = fixture.call(6, &states(vec![(None, id)])).await;
         let result = &response.responses[0];
-        assert_eq!((result.error_code, result.topic_id, result.name.as_deref().map(|n| &**n)), (0, id, Some("a")));
+        assert_eq!(
+            (result.error_code, result.topic_id, result.name.as_deref().map(|n| &**n)),
+            (0, id, Some("a"))
+        );
         assert!(fixture.broker.metadata.image().topic("a").is_none());
     }
 
