@@ -1,5 +1,6 @@
 //! `cargo xtask`: the one entry to the project's tasks. CI calls the same commands.
 
+mod bench;
 mod fuzz;
 mod shapes;
 
@@ -11,6 +12,8 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
 enum Task {
+    /// Measure Chronik beside Apache Kafka and the floor, and print one table.
+    Bench(bench::Args),
     /// Generate the request guard's table of message shapes from Kafka's schemas.
     Shapes(shapes::Args),
     /// Fuzz the decoders with libFuzzer, on the stable toolchain.
@@ -20,6 +23,7 @@ enum Task {
 fn main() -> Result<()> {
     let root = root()?;
     match Task::parse() {
+        Task::Bench(args) => bench::run(&root, &args),
         Task::Shapes(args) => shapes::run(&root, &args),
         Task::Fuzz(args) => fuzz::run(&root, &args),
     }
