@@ -15,8 +15,8 @@ use std::time::{Duration, SystemTime};
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow,
-    WriteFlags,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request,
+    TimeOrNow, WriteFlags,
 };
 
 use crate::state::{Attr, BLOCK_BYTES, FileSystem, Handle, NewAttr, ROOT, Refused};
@@ -212,15 +212,7 @@ impl Filesystem for Fuse {
         reply_entry(self.make(req, parent, name, false, mode & !umask), reply);
     }
 
-    fn mkdir(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        reply: ReplyEntry,
-    ) {
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         reply_entry(self.make(req, parent, name, true, mode & !umask), reply);
     }
 
@@ -351,14 +343,7 @@ impl Filesystem for Fuse {
         reply_empty(self.0.lock().flush_dir(ino.0), reply);
     }
 
-    fn readdir(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
+    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let listed = self.0.lock().list(ino.0);
         let entries = match listed {
             Ok(entries) => entries,
@@ -366,7 +351,8 @@ impl Filesystem for Fuse {
         };
         // "." and ".." come from the kernel's point of view only; their numbers are not used.
         let dots = [(ROOT, true, ".".into()), (ROOT, true, "..".into())];
-        for (index, (ino, directory, name)) in dots.into_iter().chain(entries).enumerate().skip(offset as usize)
+        for (index, (ino, directory, name)) in
+            dots.into_iter().chain(entries).enumerate().skip(offset as usize)
         {
             let kind = if directory { FileType::Directory } else { FileType::RegularFile };
             if reply.add(INodeNo(ino), index as u64 + 1, kind, name) {

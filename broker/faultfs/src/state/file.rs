@@ -226,8 +226,13 @@ impl FileData {
         let size = BLOCK_BYTES as u64;
         let (first_whole, end_whole) = (offset.div_ceil(size), end / size);
         // A file may claim terabytes: only blocks that exist are visited.
-        let held: Vec<u64> =
-            self.durable.keys().chain(self.dirty.keys()).copied().filter(|&b| self.block(b).is_some()).collect();
+        let held: Vec<u64> = self
+            .durable
+            .keys()
+            .chain(self.dirty.keys())
+            .copied()
+            .filter(|&b| self.block(b).is_some())
+            .collect();
         for block in held {
             if block >= first_whole && block < end_whole {
                 self.dirty.insert(block, Dirty { data: None, abandoned: false });

@@ -273,10 +273,7 @@ impl FileSystem {
                 _ => {}
             }
         }
-        self.names.apply(Change(vec![
-            (dir, name.to_owned(), None),
-            (to_dir, to_name.to_owned(), Some(ino)),
-        ]));
+        self.names.apply(Change(vec![(dir, name.to_owned(), None), (to_dir, to_name.to_owned(), Some(ino))]));
         self.recount();
         Ok(())
     }
