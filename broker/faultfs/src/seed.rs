@@ -14,12 +14,12 @@ impl Seed {
     /// An independent stream for one purpose (`label`) under the same seed.
     pub fn fork(&self, label: u64) -> Self {
         let mut child = Self(self.0 ^ label.wrapping_mul(0xa076_1d64_78bd_642f));
-        child.next();
+        child.draw();
         child
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -29,7 +29,7 @@ impl Seed {
 
     /// A number below `bound` (0 when `bound` is 0). The bias is far below what a test could notice.
     pub fn below(&mut self, bound: u64) -> u64 {
-        if bound == 0 { 0 } else { self.next() % bound }
+        if bound == 0 { 0 } else { self.draw() % bound }
     }
 
     /// A number in `low..=high`.
@@ -45,7 +45,7 @@ impl Seed {
     /// Fills `out` with the stream's bytes.
     pub fn fill(&mut self, out: &mut [u8]) {
         for chunk in out.chunks_mut(8) {
-            let bytes = self.next().to_le_bytes();
+            let bytes = self.draw().to_le_bytes();
             for (to, from) in chunk.iter_mut().zip(bytes) {
                 *to = from;
             }
@@ -60,10 +60,10 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_stream_and_forks_differ() {
         let (mut a, mut b) = (Seed::new(7), Seed::new(7));
-        let left: Vec<u64> = (0..32).map(|_| a.next()).collect();
-        let right: Vec<u64> = (0..32).map(|_| b.next()).collect();
+        let left: Vec<u64> = (0..32).map(|_| a.draw()).collect();
+        let right: Vec<u64> = (0..32).map(|_| b.draw()).collect();
         assert_eq!(left, right);
-        assert_ne!(Seed::new(7).fork(1).next(), Seed::new(7).fork(2).next());
+        assert_ne!(Seed::new(7).fork(1).draw(), Seed::new(7).fork(2).draw());
     }
 
     #[test]

@@ -4,10 +4,15 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use chronik_faultfs::crash::faults::{self as crash_faults, Bed};
 use chronik_faultfs::crash::process::Spec;
 use chronik_faultfs::crash::rounds::{Death, Run, Totals};
 use chronik_faultfs::mount::{Mounted, unavailable};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A log of the smallest size, so that its files are recycled within a few rounds.
+const SMALL_WAL: [(&str, &str); 2] =
+    [("chronik.wal.file.bytes", "16777216"), ("chronik.wal.size.bytes", "67108864")];
 
 /// Kills brokers, cuts their power, and reads back what they acknowledged.
 #[derive(Parser)]
@@ -58,6 +63,12 @@ enum Command {
         #[arg(long)]
         no_flush: bool,
     },
+    /// A full or failing disk, a wrong directory, hostile clients.
+    Faults {
+        /// Only the tests whose name contains this.
+        #[arg(long)]
+        only: Option<String>,
+    },
     /// A short run of each, with a table.
     Ci,
 }
@@ -91,6 +102,7 @@ fn main() -> Result<()> {
             report(&[no_flush(common, rounds, engine, flush)?]);
             Ok(())
         }
+        Command::Faults { only } => faults(common, only.as_deref()),
         Command::Ci => ci(common),
     }
 }
@@ -101,6 +113,18 @@ struct Line {
     totals: Totals,
 }
 
+fn faults(common: &Common, only: Option<&str>) -> Result<()> {
+    std::fs::create_dir_all(&common.work_dir)?;
+    let bed = Bed {
+        binary: common.broker_bin.clone(),
+        work_dir: std::path::absolute(&common.work_dir)?,
+        seed: seed(common)?,
+    };
+    println!("# faults, seed {:#x}", bed.seed);
+    ensure!(crash_faults::run(&bed, only), "see above; the broker's output is in {}", bed.work_dir.display());
+    Ok(())
+}
+
 fn ci(common: &Common) -> Result<()> {
     let mut lines = vec![kill(common, 6, Engine::Auto)?];
     for engine in [Engine::Required, Engine::Disabled] {
@@ -109,6 +133,7 @@ fn ci(common: &Common) -> Result<()> {
         }
     }
     lines.push(no_flush(common, 5, Engine::Required, Flush::Dsync)?);
+    faults(common, None)?;
     report(&lines);
     Ok(())
 }
@@ -163,6 +188,9 @@ fn spec(common: &Common, data_dir: &Path, engine: Engine) -> Result<Spec> {
     let mut spec = Spec::new(&common.broker_bin, data_dir, &log)?;
     spec.engine = engine_name(engine).into();
     spec.command.clone_from(&common.command_line);
+    for (name, value) in SMALL_WAL {
+        spec = spec.with(name, value);
+    }
     for setting in &common.settings {
         let (name, value) = setting.split_once('=').context("--set wants NAME=VALUE")?;
         spec = spec.with(name, value);

@@ -194,7 +194,7 @@ fn die(death: &Death, running: Running, random: &mut Seed) -> Result<Option<CutR
         Death::Power(mounted) => {
             let mode = if random.one_in(2) { CutMode::Forget } else { CutMode::Mixed };
             // The power goes first: what the process does in its last moments must not reach the disk.
-            let report = mounted.state().lock().cut(mode, random.next());
+            let report = mounted.state().lock().cut(mode, random.draw());
             running.kill()?;
             mounted.state().lock().power_on();
             Ok(Some(report))
