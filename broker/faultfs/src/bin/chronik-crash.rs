@@ -62,6 +62,9 @@ enum Command {
         /// Start the broker with its test-only switch that leaves out flushes: then a loss must be found.
         #[arg(long)]
         no_flush: bool,
+        /// Let any flush keep all names, as ext4 does; else only a flush of their directory keeps them.
+        #[arg(long)]
+        lenient: bool,
     },
     /// A full or failing disk, a wrong directory, hostile clients.
     Faults {
@@ -94,12 +97,9 @@ fn main() -> Result<()> {
             report(&[kill(common, rounds, engine)?]);
             Ok(())
         }
-        Command::Power { rounds, engine, flush, no_flush: false } => {
-            report(&[power(common, rounds, engine, flush)?]);
-            Ok(())
-        }
-        Command::Power { rounds, engine, flush, no_flush: true } => {
-            report(&[no_flush(common, rounds, engine, flush)?]);
+        Command::Power { rounds, engine, flush, no_flush, lenient } => {
+            let disk = Disk { engine, flush, no_flush, lenient };
+            report(&[if no_flush { loss(common, rounds, disk)? } else { power(common, rounds, disk)? }]);
             Ok(())
         }
         Command::Faults { only } => faults(common, only.as_deref()),
@@ -129,10 +129,13 @@ fn ci(common: &Common) -> Result<()> {
     let mut lines = vec![kill(common, 6, Engine::Auto)?];
     for engine in [Engine::Required, Engine::Disabled] {
         for flush in [Flush::Dsync, Flush::Fdatasync] {
-            lines.push(power(common, 4, engine, flush)?);
+            lines.push(power(common, 4, Disk { engine, flush, no_flush: false, lenient: false })?);
         }
     }
-    lines.push(no_flush(common, 5, Engine::Required, Flush::Dsync)?);
+    for engine in [Engine::Required, Engine::Disabled] {
+        let disk = Disk { engine, flush: Flush::Dsync, no_flush: true, lenient: false };
+        lines.push(loss(common, 5, disk)?);
+    }
     faults(common, None)?;
     report(&lines);
     Ok(())
@@ -146,34 +149,49 @@ fn kill(common: &Common, rounds: u64, engine: Engine) -> Result<Line> {
     finish(name, &mut run, rounds)
 }
 
-fn power(common: &Common, rounds: u64, engine: Engine, flush: Flush) -> Result<Line> {
-    let name = format!("power, {}, {}", engine_name(engine), flush_name(flush));
-    println!("# {name}");
-    let mut run = power_run(common, engine, flush, false)?;
-    finish(name, &mut run, rounds)
+/// How a power-loss run treats its disk.
+#[derive(Clone, Copy)]
+struct Disk {
+    engine: Engine,
+    flush: Flush,
+    no_flush: bool,
+    lenient: bool,
+}
+
+impl Disk {
+    fn name(self) -> String {
+        let lenient = if self.lenient { ", lenient" } else { "" };
+        let no_flush = if self.no_flush { ", NO FLUSH" } else { "" };
+        format!("power, {}, {}{lenient}{no_flush}", engine_name(self.engine), flush_name(self.flush))
+    }
+}
+
+fn power(common: &Common, rounds: u64, disk: Disk) -> Result<Line> {
+    println!("# {}", disk.name());
+    let mut run = power_run(common, disk)?;
+    finish(disk.name(), &mut run, rounds)
 }
 
 /// Without flushes the same test must find acknowledged records lost: a test that cannot fail shows nothing.
-fn no_flush(common: &Common, rounds: u64, engine: Engine, flush: Flush) -> Result<Line> {
-    let name = format!("power, {}, {}, NO FLUSH", engine_name(engine), flush_name(flush));
-    println!("# {name}: a loss must be found");
-    let mut run = power_run(common, engine, flush, true)?;
+fn loss(common: &Common, rounds: u64, disk: Disk) -> Result<Line> {
+    println!("# {}: a loss must be found", disk.name());
+    let mut run = power_run(common, disk)?;
     let verdict = run.rounds(rounds)?;
     ensure!(verdict.lost > 0, "{rounds} power cuts without flushes, and no acknowledged record was lost");
     println!("  found, as it must be");
-    Ok(Line { name, totals: run.totals().clone() })
+    Ok(Line { name: disk.name(), totals: run.totals().clone() })
 }
 
-fn power_run(common: &Common, engine: Engine, flush: Flush, no_flush: bool) -> Result<Run> {
+fn power_run(common: &Common, disk: Disk) -> Result<Run> {
     if let Some(why) = unavailable() {
         bail!("power-loss tests mount a file system: {why}");
     }
     let mount_point = common.work_dir.join("mount");
     std::fs::create_dir_all(&mount_point)?;
-    let mounted = Mounted::new(&mount_point, false).context("cannot mount")?;
-    let mut spec = spec(common, &mount_point.join("data"), engine)?;
-    spec = spec.with("chronik.wal.flush.mode", flush_name(flush));
-    spec.no_flush = no_flush;
+    let mounted = Mounted::new(&mount_point, disk.lenient).context("cannot mount")?;
+    let mut spec = spec(common, &mount_point.join("data"), disk.engine)?;
+    spec = spec.with("chronik.wal.flush.mode", flush_name(disk.flush));
+    spec.no_flush = disk.no_flush;
     Run::new(spec, Death::Power(mounted), seed(common)?)
 }
 
