@@ -120,3 +120,54 @@ fn number(text: &str) -> Result<u64, String> {
 fn number_or_off(text: &str) -> Result<Option<u64>, String> {
     if text == "off" { Ok(None) } else { number(text).map(Some) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::FileSystem;
+
+    #[test]
+    fn commands_reach_the_file_system() {
+        let state = Shared::new(FileSystem::new(false));
+        for (command, answer) in [
+            ("enospc 8192", "ok"),
+            ("fail-flush 3", "ok"),
+            ("fail-write off", "ok"),
+            ("readonly on", "ok"),
+            ("cut 1 mixed", "ok"),
+            ("on", "ok"),
+            ("cut 1 sometimes", "error"),
+            ("enospc much", "error"),
+            ("flip nothing 0", "error"),
+            ("readonly perhaps", "error"),
+            ("", "error"),
+        ] {
+            let said = if execute(command, &state).is_ok() { "ok" } else { "error" };
+            assert_eq!(said, answer, "{command:?}");
+        }
+        let mut fs = state.lock();
+        assert_eq!(fs.space().1, 2);
+        assert!(fs.faults_mut().read_only);
+        assert_eq!(fs.faults_mut().fail_flush_after, None, "power_on ends it");
+        assert_eq!(fs.stats().cuts, 1);
+    }
+
+    #[test]
+    fn the_socket_answers_line_by_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("control");
+        let (path, state) = (socket.clone(), Shared::new(FileSystem::new(false)));
+        std::thread::spawn(move || listen(&path, state));
+        let answer = loop {
+            // The thread may not have bound it yet.
+            match send(&socket, "stats") {
+                Err(error)
+                    if [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused]
+                        .contains(&error.kind()) => {}
+                answer => break answer.unwrap(),
+            }
+        };
+        assert!(answer.contains("writes: 0"), "{answer}");
+        assert!(send(&socket, "nonsense").unwrap_err().to_string().contains("unknown command"));
+    }
+}

@@ -17,7 +17,7 @@ struct Args {
 enum Command {
     /// Mount, and serve until the process ends.
     Mount {
-        /// An existing directory.
+        /// Where to mount; made if need be.
         directory: PathBuf,
         /// Where to make the control socket.
         #[arg(long)]

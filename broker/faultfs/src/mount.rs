@@ -39,6 +39,11 @@ pub struct Mounted {
 pub struct Shared(Arc<Mutex<FileSystem>>);
 
 impl Shared {
+    /// Shares `fs`.
+    pub fn new(fs: FileSystem) -> Self {
+        Self(Arc::new(Mutex::new(fs)))
+    }
+
     /// The state machine, alone. A panic elsewhere does not spoil it: each operation is one call.
     pub fn lock(&self) -> MutexGuard<'_, FileSystem> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -46,12 +51,16 @@ impl Shared {
 }
 
 impl Mounted {
-    /// Mounts an empty file system at `path`, an existing directory. Needs root and `/dev/fuse`; see
-    /// [`unavailable`].
+    /// Mounts an empty file system at `path`, a directory that is made if need be. Needs root and
+    /// `/dev/fuse`; see [`unavailable`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
     pub fn new(path: &Path, lenient: bool) -> io::Result<Self> {
-        // A run that was killed may have left its mount behind, without a server.
+        // A run that was killed may have left its mount behind, without a server: not even a directory then.
         detach(path);
-        let state = Shared(Arc::new(Mutex::new(FileSystem::new(lenient))));
+        std::fs::create_dir_all(path)?;
+        let state = Shared::new(FileSystem::new(lenient));
         let mut config = Config::default();
         config.mount_options = vec![
             MountOption::FSName("chronik-faultfs".into()),

@@ -187,7 +187,6 @@ fn power_run(common: &Common, disk: Disk) -> Result<Run> {
         bail!("power-loss tests mount a file system: {why}");
     }
     let mount_point = common.work_dir.join("mount");
-    std::fs::create_dir_all(&mount_point)?;
     let mounted = Mounted::new(&mount_point, disk.lenient).context("cannot mount")?;
     let mut spec = spec(common, &mount_point.join("data"), disk.engine)?;
     spec = spec.with("chronik.wal.flush.mode", flush_name(disk.flush));

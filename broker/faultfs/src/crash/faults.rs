@@ -76,7 +76,6 @@ impl Bed {
             bail!("this test mounts a file system: {why}");
         }
         let mount_point = self.work_dir.join("mount");
-        std::fs::create_dir_all(&mount_point)?;
         let mounted = Mounted::new(&mount_point, false).context("cannot mount")?;
         let data = mount_point.join("data");
         std::fs::create_dir(&data)?;
