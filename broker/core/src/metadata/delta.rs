@@ -35,6 +35,50 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         *self == Changes::default()
     }
+
+    /// What differs between any two images: as long as they are large, for when there are no records to go
+    /// by.
+    pub fn between(base: &MetadataImage, next: &MetadataImage) -> Changes {
+        let mut changes = Changes::default();
+        let ids: BTreeSet<TopicId> = base.topics().chain(next.topics()).map(|topic| topic.id).collect();
+        for id in ids {
+            changes.compare_topic(base.topic_by_id(id), next.topic_by_id(id));
+            if let (Some(before), Some(after)) = (base.topic_by_id(id), next.topic_by_id(id))
+                && before.config != after.config
+            {
+                changes.topic_configs_changed.push(after.clone());
+            }
+        }
+        changes.topic_configs_changed.sort_by(|a, b| a.name.cmp(&b.name));
+        let resources = base.configs().chain(next.configs()).map(|(resource, _)| resource);
+        let changed = resources.filter(|resource| base.config(resource) != next.config(resource));
+        changes.configs_changed = changed.cloned().collect();
+        let names = base.wal_profiles().keys().chain(next.wal_profiles().keys());
+        let changed = names.filter(|name| base.wal_profile(name) != next.wal_profile(name));
+        changes.wal_profiles_changed = changed.map(|name| name.to_string()).collect();
+        let brokers = base.brokers().keys().chain(next.brokers().keys());
+        changes.brokers_changed =
+            brokers.filter(|id| base.broker(**id) != next.broker(**id)).copied().collect();
+        changes
+    }
+
+    fn compare_topic(&mut self, before: Option<&Arc<TopicImage>>, after: Option<&Arc<TopicImage>>) {
+        match (before, after) {
+            (None, Some(created)) => self.topics_created.push(created.clone()),
+            (Some(deleted), None) => self.topics_deleted.push(deleted.clone()),
+            (Some(before), Some(after)) => {
+                for (number, partition) in (0..).zip(&after.partitions) {
+                    let key = TopicIdPartition { topic_id: after.id, partition: number };
+                    match before.partition(number) {
+                        None => self.partitions_created.push(key),
+                        Some(old) if old != partition => self.partitions_changed.push(key),
+                        Some(_) => {}
+                    }
+                }
+            }
+            (None, None) => {}
+        }
+    }
 }
 
 /// Records on their way into an image.
@@ -239,24 +283,7 @@ impl<'a> MetadataDelta<'a> {
             next.topics.insert_mut(topic.name.clone(), topic);
         }
         for id in topics_touched {
-            match (base.topic_by_id(id), next.topic_by_id(id)) {
-                (None, Some(created)) => changes.topics_created.push(created.clone()),
-                (Some(deleted), None) => changes.topics_deleted.push(deleted.clone()),
-                (Some(before), Some(after)) => {
-                    for (number, partition) in after.partitions.iter().enumerate() {
-                        let key = TopicIdPartition {
-                            topic_id: id,
-                            partition: i32::try_from(number).unwrap_or(i32::MAX),
-                        };
-                        match before.partitions.get(number) {
-                            None => changes.partitions_created.push(key),
-                            Some(old) if old != partition => changes.partitions_changed.push(key),
-                            Some(_) => {}
-                        }
-                    }
-                }
-                (None, None) => {}
-            }
+            changes.compare_topic(base.topic_by_id(id), next.topic_by_id(id));
         }
         (next, changes)
     }
