@@ -18,6 +18,9 @@ struct Args {
     /// How many seeds to run.
     #[arg(long, default_value_t = 4000)]
     seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
     /// Replays one seed.
     #[arg(long)]
     seed: Option<u64>,
@@ -42,7 +45,7 @@ fn main() -> ExitCode {
         return if hunt(name, bugs) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let started = Instant::now();
-    let (stats, failures) = run_all(args.seeds, bugs, false);
+    let (stats, failures) = run_all(args.from, args.seeds, bugs, false);
     print_table(args.seeds, &stats, started);
     for (seed, violation) in &failures {
         println!("FAILED seed {seed}: {violation}");
@@ -81,8 +84,8 @@ fn run_caught(seed: u64, bugs: Bugs) -> Report {
 }
 
 /// Runs seeds on all processors; `first_only` ends with the first failure.
-fn run_all(seeds: u64, bugs: Bugs, first_only: bool) -> (Stats, Vec<(u64, Violation)>) {
-    let next = AtomicU64::new(0);
+fn run_all(from: u64, seeds: u64, bugs: Bugs, first_only: bool) -> (Stats, Vec<(u64, Violation)>) {
+    let next = AtomicU64::new(from);
     let enough = AtomicBool::new(false);
     let all = Mutex::new((Stats::default(), Vec::new()));
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get());
@@ -93,7 +96,7 @@ fn run_all(seeds: u64, bugs: Bugs, first_only: bool) -> (Stats, Vec<(u64, Violat
                 let mut failures = Vec::new();
                 while !enough.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds {
+                    if seed >= from.saturating_add(seeds) {
                         break;
                     }
                     let report = run_caught(seed, bugs);
@@ -116,7 +119,7 @@ fn run_all(seeds: u64, bugs: Bugs, first_only: bool) -> (Stats, Vec<(u64, Violat
 
 /// Looks for the first seed that catches a planted bug.
 fn hunt(name: &str, bugs: Bugs) -> bool {
-    let (_, failures) = run_all(PLANTED_SEEDS, bugs, true);
+    let (_, failures) = run_all(0, PLANTED_SEEDS, bugs, true);
     match failures.first() {
         Some((seed, violation)) => {
             println!("  {name:<26} caught by seed {seed}: {violation}");

@@ -40,7 +40,12 @@ struct World {
     killed_before: bool,
     /// How this one will end.
     power: bool,
+    /// When the present clean stop began.
+    stopping_since_us: Option<u64>,
 }
+
+/// A clean stop takes less, whatever the disk does.
+const STOP_MAX_US: u64 = 2_000_000;
 
 /// Runs one seed to its end, or to the first violation.
 pub fn run(seed: u64, bugs: Bugs, trace: bool) -> Report {
@@ -102,6 +107,7 @@ impl World {
             damage_percent,
             killed_before: false,
             power: false,
+            stopping_since_us: None,
         };
         for _ in 0..partitions {
             let tp = world.new_partition();
@@ -235,6 +241,10 @@ impl World {
             env.stats.fault(Fault::CleanStop);
             return self.crash();
         }
+        let since_us = *self.stopping_since_us.get_or_insert(env.now_us);
+        if env.now_us > since_us + STOP_MAX_US {
+            return Err(Violation::new("a_clean_stop_ends", "the log is not quiet").into());
+        }
         env.after(200, Event::Stop { life });
         Ok(())
     }
@@ -260,6 +270,7 @@ impl World {
         }
         self.killed_before = !power;
         self.broker = None;
+        self.stopping_since_us = None;
         env.life = 0;
         env.disk.crash(power, &mut env.rng, &mut env.stats);
         let strikes = if env.rng.percent(self.damage_percent) { env.rng.between(1, 2) } else { 0 };

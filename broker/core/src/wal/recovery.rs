@@ -280,14 +280,17 @@ impl<'a> Walk<'a> {
         }
         let oldest = || files.iter().filter(|f| f.limit > f.header.base).map(|f| f.header.base).min();
         let start = checkpoint.or_else(oldest).unwrap_or_default();
+        let mut window = Window::new(media);
+        let covers = files.iter().find(|f| f.header.base <= start && start < f.limit);
+        let at = covers.copied().and_then(|f| window.group_holding(&f, start)).unwrap_or(start);
         let durable = files.iter().map(|f| f.header.durable).fold(start, WalPosition::max);
         Ok(Walk {
-            window: Window::new(media),
+            window,
             files,
             blank,
-            at: start,
+            at,
             durable,
-            evidence_to: start,
+            evidence_to: at,
             complete_from: None,
             holes: Vec::new(),
             replayed_bytes: 0,
@@ -463,6 +466,10 @@ enum Damage {
     Broken,
 }
 
+fn is_aligned(position: WalPosition) -> bool {
+    position.0.is_multiple_of(BLOCK as u64)
+}
+
 /// A stretch of one file in memory, so that blocks are read in large pieces.
 struct Window<'a> {
     media: &'a mut dyn Media,
@@ -512,6 +519,24 @@ impl<'a> Window<'a> {
         match decode_group(bytes) {
             Ok((h, items)) => Ok((h, items, bytes)),
             Err(_) => Err(Damage::Broken),
+        }
+    }
+
+    /// Where the group begins that a position lies in: a checkpoint names the bytes it needs, which are
+    /// somewhere in a group. `None` if the position is a group's beginning, or within nothing that is known.
+    fn group_holding(&mut self, file: &WalkFile, position: WalPosition) -> Option<WalPosition> {
+        let mut block = WalPosition(position.0 / BLOCK as u64 * BLOCK as u64);
+        loop {
+            if let Some((h, _)) = self.head(file, block) {
+                let within = h.position < position && position < h.end();
+                // Otherwise what holds the position is damaged, and begins where this group ends or later.
+                let begins = if within { h.position } else { h.end() };
+                return (begins < position && (within || !is_aligned(position))).then_some(begins);
+            }
+            if block <= file.header.base {
+                return (!is_aligned(position)).then_some(block);
+            }
+            block.0 -= BLOCK as u64;
         }
     }
 

@@ -331,6 +331,30 @@ fn no_older_file_is_read_in_the_place_of_a_lost_one() {
 }
 
 #[test]
+fn a_checkpoint_within_a_group_begins_with_that_group() {
+    let mut log = Log::new();
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        log.push(0, 0, &[0; 6000]);
+        log.push(1, 1, &[1; 6000]);
+        runs.extend(log.drain().remove(0).runs);
+    }
+    for (n, run) in runs.iter().enumerate() {
+        let mut found = Vec::new();
+        let recovered =
+            recover(&mut log.disk, WAL, Some(run.position), PlantedBugs::default(), &mut |event| {
+                if let Event::Group(g) = event {
+                    found.extend(g.items.iter().map(|item| (item.tp, item.first)));
+                }
+            })
+            .unwrap();
+        assert_eq!(recovered.end, log.commit.next_position());
+        let from: Vec<_> = runs[n / 2 * 2..].iter().map(|run| (run.item.tp, run.item.first)).collect();
+        assert_eq!(found, from, "from run {n} on");
+    }
+}
+
+#[test]
 fn of_two_header_copies_the_newer_counts() {
     let mut log = Log::new();
     log.push(0, 0, b"x");

@@ -55,8 +55,6 @@ struct Waiter {
 
 pub struct Partition {
     pub log: PartitionLog,
-    /// Where the groups begin that hold the runs behind the segments, by the runs' first offsets.
-    groups: BTreeMap<Offset, WalPosition>,
     waiters: Vec<Waiter>,
     segments: Vec<SegmentState>,
     /// What has been written to segments, synced or not.
@@ -112,7 +110,8 @@ fn open_generation(
     let inode = env.disk.inode(&wal_name(slot)).ok_or(DiskError::Io)?;
     let file_bytes = settings.file_bytes;
     let generation = pool.next_generation();
-    let header = FileHeader { wal: WAL_ID, generation, base, durable, file_bytes };
+    let previous = pool.previous(base);
+    let header = FileHeader { wal: WAL_ID, generation, base, durable, file_bytes, previous };
     let block = header.encode();
     let mut both = [0; 2 * BLOCK];
     both[..BLOCK].copy_from_slice(&block);
@@ -128,12 +127,12 @@ fn open_generation(
 impl Partition {
     fn new(log: PartitionLog, segments: Vec<SegmentState>, producers: ProducerStateMap) -> Partition {
         let written = log.segment_end();
-        Partition { log, groups: BTreeMap::new(), waiters: Vec::new(), segments, written, producers }
+        Partition { log, waiters: Vec::new(), segments, written, producers }
     }
 
-    /// Where the oldest group begins that holds what no segment has.
+    /// The oldest position of the WAL that holds what no segment has.
     fn oldest_needed(&self) -> Option<WalPosition> {
-        self.groups.range(self.written..).next().map(|(_, position)| *position)
+        self.log.tail().runs().find(|run| run.last_offset >= self.written).map(|run| run.span.position)
     }
 }
 
@@ -353,7 +352,6 @@ impl Broker {
                 });
                 durable
                     .map_err(|e| Violation::new("invariant_9_runs_become_durable_in_order", e.to_string()))?;
-                partition.groups.insert(item.first, group.position);
                 answer_waiters(env, item.tp, partition)?;
             }
             self.delivered = group.end;
@@ -365,7 +363,7 @@ impl Broker {
     fn roll(&mut self, env: &mut Env, base: WalPosition) -> Result<bool, Halt> {
         let Some(slot) = self.pool.free_slot() else {
             env.stats.fact("rolls that waited for a file");
-            self.make_spare(env);
+            self.make_file(env, true);
             return Ok(false);
         };
         let durable = self.commit.durable();
@@ -375,9 +373,14 @@ impl Broker {
         Ok(true)
     }
 
+    /// A log that stops wants no spare file.
     fn make_spare(&mut self, env: &mut Env) {
-        let wanted = self.pool.free() == 0 && self.pool.slot_to_add(false).is_some();
-        if wanted && !self.making_file && !self.stopping {
+        self.make_file(env, !self.stopping);
+    }
+
+    fn make_file(&mut self, env: &mut Env, wanted: bool) {
+        let possible = self.pool.free() == 0 && self.pool.slot_to_add(false).is_some();
+        if wanted && possible && !self.making_file {
             self.making_file = true;
             let delay = env.rng.between(200, 3000);
             env.after(delay, Event::FileMade { life: self.life });
@@ -389,9 +392,9 @@ impl Broker {
         self.making_file = false;
         let Some(slot) = self.pool.slot_to_add(false) else { return Ok(()) };
         if env.rng.percent(5) {
-            // Not a failure of the log: it goes on in the files it has.
+            // Not a failure of the log: it goes on in the files it has, or waits for space.
             env.stats.fault(Fault::NoSpaceForFile);
-            return Ok(());
+            return self.pump(env);
         }
         create_wal_file(env, slot, self.settings.file_bytes)?;
         self.pool.add_free(slot);

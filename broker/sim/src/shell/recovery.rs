@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use chronik_core::ids::{Offset, TopicIdPartition, WalPosition};
+use chronik_core::ids::{TopicIdPartition, WalPosition};
 use chronik_core::log::{PartitionLog, ProducerStateMap};
 use chronik_core::store::checkpoint::{Checkpoint, PartitionState, SegmentState};
 use chronik_core::store::replay::Replay;
 use chronik_core::wal::commit::GroupCommit;
-use chronik_core::wal::format::EntryKind;
 use chronik_core::wal::pool::Pool;
 use chronik_core::wal::recovery::{Event as Found, PlantedBugs, Recovered, recover};
 
@@ -17,9 +16,6 @@ use super::{Broker, MAX_PRODUCERS, Partition, Settings, WAL_ID, create_wal_file,
 use crate::disk::{WalMedia, wal_name};
 use crate::env::{Env, Halt};
 use crate::invariants::{self, Violation};
-
-/// The groups' places by partition and first offset: a checkpoint may only name where a group begins.
-type Places = BTreeMap<TopicIdPartition, BTreeMap<Offset, WalPosition>>;
 
 impl Broker {
     /// Starts a broker on what the disk holds. `catalog` are the partitions that exist.
@@ -35,7 +31,7 @@ impl Broker {
         let from = checkpoint.position;
         let mut replay = Replay::new(checkpoint, MAX_PRODUCERS)
             .map_err(|e| Violation::new("invariant_9_producers_survive", e.to_string()))?;
-        let (recovered, mut places) = walk(env, settings, from, &mut replay)?;
+        let recovered = walk(env, settings, from, &mut replay)?;
         let (mut replayed, blind) = replay.finish();
         env.note("recovered", &[from.0, recovered.end.0, recovered.holes.len() as u64]);
         invariants::invariant_1_holes_are_damage(env, &recovered)?;
@@ -67,9 +63,7 @@ impl Broker {
                     let log = PartitionLog::new(found.log).map_err(|e| {
                         Violation::new("invariant_9_the_log_is_coherent", format!("{tp}: {e}"))
                     })?;
-                    let mut partition = Partition::new(log, found.segments, found.segment_producers);
-                    partition.groups = places.remove(tp).unwrap_or_default();
-                    partition.groups = partition.groups.split_off(&partition.written);
+                    let partition = Partition::new(log, found.segments, found.segment_producers);
                     partitions.insert(*tp, partition);
                 }
                 (None, Some(_)) => {
@@ -129,8 +123,6 @@ fn flush_what_is_there(env: &mut Env, settings: &Settings) -> Result<(), Halt> {
             env.disk.sync(inode)?;
         }
     }
-    env.disk.sync_dir("wal/")?;
-    env.disk.sync_dir("data/")?;
     Ok(())
 }
 
@@ -146,19 +138,15 @@ fn walk(
     settings: &Settings,
     from: WalPosition,
     replay: &mut Replay,
-) -> Result<(Recovered, Places), Halt> {
+) -> Result<Recovered, Halt> {
     let bugs = PlantedBugs { parse_stale_groups: settings.bugs.parse_stale_groups };
-    let mut places = Places::new();
     let mut violation = None;
     let (history, rng) = (&env.history, &mut env.rng);
     let keep_percent = settings.keep_percent;
-    let walked = recover(&mut WalMedia(&env.disk), WAL_ID, from, bugs, &mut |found| match found {
+    let walked = recover(&mut WalMedia(&env.disk), WAL_ID, Some(from), bugs, &mut |found| match found {
         Found::Group(group) => {
             let counted = invariants::invariant_11_only_what_counts_is_replayed(history, &group.header);
             violation = violation.take().or(counted.err());
-            for item in group.items.iter().filter(|item| item.kind == EntryKind::Append) {
-                places.entry(item.tp).or_default().insert(item.first, group.header.position);
-            }
             replay.group(&group, &mut |body| rng.percent(keep_percent).then(|| Bytes::copy_from_slice(body)));
         }
         Found::Hole(hole) => replay.hole(hole),
@@ -173,7 +161,7 @@ fn walk(
     env.stats.checked("invariant_11_only_what_counts_is_replayed");
     match violation {
         Some(violation) => Err(violation.into()),
-        None => Ok((recovered, places)),
+        None => Ok(recovered),
     }
 }
 
@@ -195,6 +183,7 @@ fn restore_segments(env: &mut Env, tp: TopicIdPartition, segments: &[SegmentStat
 
 fn pool_of(env: &mut Env, settings: &Settings, recovered: &Recovered) -> Result<Pool, Halt> {
     let mut pool = Pool::new(settings.file_bytes, settings.max_files);
+    pool.set_previous(recovered.previous);
     for file in &recovered.files {
         pool.seen_generation(file.generation);
         pool.add_found(file.slot, file.generation, file.base, file.end);

@@ -116,6 +116,15 @@ impl Broker {
     }
 
     fn write_checkpoint(&mut self, env: &mut Env) -> Result<(), Halt> {
+        for (tp, partition) in &mut self.partitions {
+            let in_segments = partition.log.in_segments(partition.written);
+            in_segments.map_err(|e| {
+                invariants::Violation::new(
+                    "invariant_11_segments_hold_durable_data_only",
+                    format!("{tp}: {e}"),
+                )
+            })?;
+        }
         // Read before the partitions are asked: what is delivered meanwhile is asked for next time.
         let delivered = self.delivered;
         let position = Checkpoint::position_for(
@@ -138,16 +147,6 @@ impl Broker {
         env.note("checkpoint", &[position.0]);
         env.stats.fact("checkpoints");
 
-        for (tp, partition) in &mut self.partitions {
-            let in_segments = partition.log.in_segments(partition.written);
-            in_segments.map_err(|e| {
-                invariants::Violation::new(
-                    "invariant_11_segments_hold_durable_data_only",
-                    format!("{tp}: {e}"),
-                )
-            })?;
-            partition.groups = partition.groups.split_off(&partition.written);
-        }
         let freed = self.pool.recycle(position);
         if freed > 0 {
             invariants::invariant_11_recycled_only_when_synced(env, &checkpoint)?;
