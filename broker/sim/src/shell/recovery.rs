@@ -35,7 +35,6 @@ impl Broker {
         let (mut replayed, blind) = replay.finish();
         env.note("recovered", &[from.0, recovered.end.0, recovered.holes.len() as u64]);
         invariants::invariant_1_holes_are_damage(env, &recovered)?;
-        invariants::cut_at(env, recovered.end);
 
         let mut partitions = BTreeMap::new();
         let mut fenced = BTreeMap::new();
@@ -86,6 +85,8 @@ impl Broker {
         let mut pool = pool_of(env, settings, &recovered)?;
         let slot = first_free_slot(env, settings, &mut pool)?;
         let file = open_generation(env, &mut pool, settings, slot, recovered.end, recovered.end)?;
+        // From here on, and not before: until the header is durable, the next start judges for itself.
+        invariants::cut_at(env, recovered.end);
         let mut broker = Broker {
             life,
             settings: settings.clone(),
