@@ -27,11 +27,13 @@ pub fn strike(env: &mut Env) {
     }
 }
 
-/// Where the checkpoint on the medium begins to need the log.
+/// Where the first group begins that the checkpoint on the disk needs.
 fn needed_from(env: &Env) -> u64 {
     let inode = env.disk.inode(CHECKPOINT);
     let checkpoint = inode.and_then(|inode| Checkpoint::decode(env.disk.medium(inode)).ok());
-    checkpoint.map_or(0, |c| c.position.0)
+    let position = checkpoint.map_or(0, |c| c.position.0);
+    let holding = env.history.groups.range(..=position).next_back();
+    holding.filter(|(at, fact)| *at + fact.len as u64 > position).map_or(position, |(at, _)| *at)
 }
 
 fn file_header(env: &Env, slot: u32) -> Option<(Inode, FileHeader)> {
@@ -48,8 +50,8 @@ fn whole_group<'a>(env: &'a Env, fact: &GroupFact) -> Option<&'a [u8]> {
     (header.generation == fact.generation && found.generation == fact.generation).then_some(bytes)
 }
 
-/// The groups from the checkpoint on that are whole, with the greatest position that anything but them
-/// records as durable... for each: its position and what it records.
+/// The groups from the checkpoint on that are whole: position, what is known of it, and the position that it
+/// records as durable.
 fn whole_groups(env: &Env) -> Vec<(u64, GroupFact, u64)> {
     let from = needed_from(env);
     let groups = env.history.groups.range(from..);
@@ -202,6 +204,7 @@ fn strike_spare_part(env: &mut Env) -> Option<Fault> {
             true => flip(env, inode, copy * BLOCK, 64),
             false => env.disk.make_unreadable(inode, copy * BLOCK),
         }
+        env.note("damage to one header", &[inode, copy as u64]);
         return Some(Fault::RotOneFileHeader);
     }
     let from = needed_from(env);
@@ -210,5 +213,6 @@ fn strike_spare_part(env: &mut Env) -> Option<Fault> {
     whole_group(env, &fact)?;
     let inode = env.disk.inode(&wal_name(fact.slot))?;
     flip(env, inode, fact.file_offset as usize, fact.len);
+    env.note("damage below the checkpoint", &[inode, fact.file_offset]);
     Some(Fault::RotBelowCheckpoint)
 }
