@@ -38,14 +38,14 @@ fn needed_from(env: &Env) -> u64 {
 
 fn file_header(env: &Env, slot: u32) -> Option<(Inode, FileHeader)> {
     let inode = env.disk.inode(&wal_name(slot))?;
-    let copy = |n| FileHeader::decode(env.disk.read(inode, n * BLOCK, BLOCK).ok()?).ok();
+    let copy = |n| FileHeader::decode(env.disk.durable_bytes(inode, n * BLOCK, BLOCK)?).ok();
     Some((inode, copy(0).or_else(|| copy(1))?))
 }
 
-/// The group as it lies on the disk, if it is whole.
+/// The group as it lies on the medium, if it is whole.
 fn whole_group<'a>(env: &'a Env, fact: &GroupFact) -> Option<&'a [u8]> {
     let (inode, header) = file_header(env, fact.slot)?;
-    let bytes = env.disk.read(inode, fact.file_offset as usize, fact.len).ok()?;
+    let bytes = env.disk.durable_bytes(inode, fact.file_offset as usize, fact.len)?;
     let (found, _) = decode_group(bytes).ok()?;
     (header.generation == fact.generation && found.generation == fact.generation).then_some(bytes)
 }

@@ -378,6 +378,13 @@ impl Disk {
         })
     }
 
+    /// Bytes that can be read and that not even a power loss takes back.
+    pub fn durable_bytes(&self, inode: Inode, at: usize, len: usize) -> Option<&[u8]> {
+        let bytes = self.read(inode, at, len).ok()?;
+        let on_medium = self.files.get(&inode)?.medium.get(at..at + len)?;
+        (bytes == on_medium).then_some(on_medium)
+    }
+
     /// Changes bytes where they lie, behind everybody's back.
     pub fn rot(&mut self, inode: Inode, at: usize, len: usize, change: &mut dyn FnMut(&mut [u8])) {
         if let Some(file) = self.files.get_mut(&inode)
