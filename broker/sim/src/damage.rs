@@ -27,11 +27,15 @@ pub fn strike(env: &mut Env) {
     }
 }
 
-/// Where the first group begins that the checkpoint on the disk needs.
+/// Where the first group begins that the checkpoint needs: the one there is, or the one that a power loss
+/// would bring back.
 fn needed_from(env: &Env) -> u64 {
-    let inode = env.disk.inode(CHECKPOINT);
-    let checkpoint = inode.and_then(|inode| Checkpoint::decode(env.disk.medium(inode)).ok());
-    let position = checkpoint.map_or(0, |c| c.position.0);
+    let position_in = |inode: Option<Inode>| {
+        let checkpoint = inode.and_then(|inode| Checkpoint::decode(env.disk.medium(inode)).ok());
+        checkpoint.map_or(0, |c| c.position.0)
+    };
+    let visible = position_in(env.disk.inode(CHECKPOINT));
+    let position = visible.min(position_in(env.disk.durable_inode(CHECKPOINT)));
     let holding = env.history.groups.range(..=position).next_back();
     holding.filter(|(at, fact)| *at + fact.len as u64 > position).map_or(position, |(at, _)| *at)
 }
