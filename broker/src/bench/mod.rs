@@ -7,13 +7,13 @@ mod frame;
 mod ledger;
 mod payload;
 mod plan;
+mod producer;
 mod report;
 mod response;
 mod stats;
 mod verify;
 mod wire;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -178,7 +178,7 @@ impl LoadArgs {
             None => println!("{report}"),
             Some(path) if path.as_os_str() == "-" => {
                 // Standard output is for the reader of JSON; the table goes beside it.
-                if std::io::stderr().is_terminal() || !self.quiet {
+                if !self.quiet {
                     eprintln!("{report}");
                 }
                 println!("{}", json()?);
@@ -199,10 +199,19 @@ impl LoadArgs {
 /// In words for the user: a server that cannot be reached, a refusal by Kafka's name, a run in
 /// which nothing was acknowledged, records that were acknowledged and are not there.
 pub fn run(args: BenchArgs) -> Result<()> {
+    allow_open_files();
     match &args.command {
         Some(BenchCommand::Floor(floor)) => run_floor(floor),
         None => run_broker(&args),
     }
+}
+
+/// Raises the soft limit of open files to the hard one: a producer takes one, and the usual 1,024
+/// are soon gone. Where that is not allowed, connecting will say so.
+fn allow_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 fn run_broker(args: &BenchArgs) -> Result<()> {
