@@ -15,7 +15,7 @@ mod verify;
 mod wire;
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
@@ -137,6 +137,9 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "between 0 and 86400 seconds".to_owned())
 }
 
+/// How long a broker that is away after the load is waited for, before the reading back.
+const BACK_WITHIN: Duration = Duration::from_secs(30);
+
 /// The most a request's records may have together, in bytes.
 const BATCH_BYTES_MAX: u64 = 32 << 20;
 
@@ -233,11 +236,19 @@ fn run_broker(args: &BenchArgs) -> Result<()> {
     report.partitions = plan.targets.len();
     report.idempotent = args.idempotent;
     let acknowledged = outcome.stats.requests_all;
+    let mut unread = None;
     if args.verify {
-        report.verification = Some(runtime.block_on(args.verify(outcome, &load, &plan))?);
+        match runtime.block_on(args.verify(outcome, &load, &plan)) {
+            Ok(verification) => report.verification = Some(verification),
+            Err(error) => unread = Some(error),
+        }
+    }
+    // What was measured is told, even when it cannot be read back.
+    args.load.publish(&report)?;
+    if let Some(error) = unread {
+        return Err(error);
     }
     let good = report.verification.as_ref().is_none_or(Verification::is_good);
-    args.load.publish(&report)?;
     if plan.created && args.topic.is_none() && !args.keep_topic && good {
         runtime.block_on(args.delete(&plan.topic))?;
     }
@@ -263,8 +274,14 @@ impl BenchArgs {
     }
 
     async fn verify(&self, outcome: Outcome, load: &Load, plan: &Plan) -> Result<Verification> {
-        // A new client: the broker may have been restarted under the load.
-        let mut client = self.server.connect().await?;
+        // A new client: the broker may have been restarted under the load, and be on its way back.
+        let begun = Instant::now();
+        let mut client = loop {
+            match self.server.connect().await {
+                Err(_) if begun.elapsed() < BACK_WITHIN => tokio::time::sleep(BACK_WITHIN / 300).await,
+                connected => break connected?,
+            }
+        };
         let verifier = verify::Verifier::new(outcome.ledger, load.seed, load.records_per_batch, plan.created);
         let read = |records| {
             if !self.load.quiet {
