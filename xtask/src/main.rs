@@ -1,6 +1,7 @@
 //! `cargo xtask`: the one entry to the project's tasks. CI calls the same commands.
 
 mod bench;
+mod crash;
 mod fuzz;
 mod shapes;
 
@@ -14,6 +15,8 @@ use clap::Parser;
 enum Task {
     /// Measure Chronik beside Apache Kafka and the floor, and print one table.
     Bench(bench::Args),
+    /// Crash, power-loss and fault tests against the real broker.
+    Crash(crash::Args),
     /// Generate the request guard's table of message shapes from Kafka's schemas.
     Shapes(shapes::Args),
     /// Fuzz the decoders with libFuzzer, on the stable toolchain.
@@ -24,6 +27,7 @@ fn main() -> Result<()> {
     let root = root()?;
     match Task::parse() {
         Task::Bench(args) => bench::run(&root, &args),
+        Task::Crash(args) => crash::run(&root, &args),
         Task::Shapes(args) => shapes::run(&root, &args),
         Task::Fuzz(args) => fuzz::run(&root, &args),
     }

@@ -7,30 +7,27 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use chronik_core::ids::{TopicId, TopicIdPartition};
-use chronik_core::metadata::{TimestampType, TopicImage};
+use chronik_core::metadata::TopicImage;
+use chronik_core::metadata::config::TimestampType;
 use chronik_core::record_batch::{BatchLimits, BatchSummary, check_produced};
 use chronik_core::record_batch::{Compression, TimestampType as BatchTimestampType};
 use chronik_core::wal::profile::AckMode;
+use kafka_protocol::messages::ApiKey;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use kafka_protocol::messages::produce_response::{
     PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
 };
-use kafka_protocol::messages::ApiKey;
-
-use kafka_protocol::protocol::Decodable;
 
 use super::{Api, Broker, Frame, Reply, Request, RequestHead, Serve};
-use crate::net::guard;
 use crate::storage::partition::{Accepted, Acknowledge, Partition, Settings};
 
-/// Versions 0 to 2 are told to clients as Apache Kafka does (librdkafka decides on compression codecs by it)
-/// and answered with UNSUPPORTED_VERSION.
-pub const API: Api = Api { key: ApiKey::Produce, min: 0, max: 13, serve: Serve::InOrder(|r| Box::pin(serve(r))) };
+/// Versions 0 to 2 are told to clients as Apache Kafka does (librdkafka decides on compression codecs by it);
+/// whoever sends one is disconnected, as by Apache Kafka: the guard knows them not.
+pub const API: Api =
+    Api { key: ApiKey::Produce, min: 0, max: 13, serve: Serve::InOrder(|r| Box::pin(serve(r))) };
 
-/// The oldest version whose record batches have magic 2.
-const OLDEST: i16 = 3;
 /// From this version on topics are named by id (KIP-516).
 const BY_ID: i16 = 13;
 /// zstd is known to clients from this version on (KIP-110).
@@ -42,7 +39,6 @@ mod code {
     pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
     pub const NOT_LEADER_OR_FOLLOWER: i16 = 6;
     pub const MESSAGE_TOO_LARGE: i16 = 10;
-    pub const UNSUPPORTED_VERSION: i16 = 35;
     pub const INVALID_TXN_STATE: i16 = 48;
     pub const KAFKA_STORAGE_ERROR: i16 = 56;
     pub const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
@@ -55,9 +51,6 @@ type Outcome = Result<Accepted, (i16, String)>;
 
 async fn serve(mut request: Request) -> Reply {
     let started = Instant::now();
-    if request.head.version < OLDEST {
-        return too_old(request);
-    }
     let produce: ProduceRequest = match request.decode() {
         Ok(produce) => produce,
         Err(close) => return close,
@@ -184,14 +177,22 @@ fn response(head: &RequestHead, names: Vec<Names>, outcomes: Vec<Vec<Outcome>>) 
                 }
             });
             let topic = TopicProduceResponse::default().with_partition_responses(partitions.collect());
-            if head.version >= BY_ID { topic.with_topic_id(names.topic_id) } else { topic.with_name(names.name) }
+            if head.version >= BY_ID {
+                topic.with_topic_id(names.topic_id)
+            } else {
+                topic.with_name(names.name)
+            }
         })
         .collect();
     let body = ProduceResponse::default().with_responses(responses);
     head.frame(&body).map_err(|e| tracing::error!("a produce response could not be encoded: {e}")).ok()
 }
 
-fn topic_of(broker: &Broker, data: &TopicProduceData, version: i16) -> Result<Arc<TopicImage>, (i16, String)> {
+fn topic_of(
+    broker: &Broker,
+    data: &TopicProduceData,
+    version: i16,
+) -> Result<Arc<TopicImage>, (i16, String)> {
     let image = broker.metadata.image();
     if version >= BY_ID {
         let topic = image.topic_by_id(TopicId(data.topic_id));
@@ -239,7 +240,7 @@ fn check(
     let summary = check_produced(
         &body,
         &BatchLimits {
-            max_message_bytes: config.max_message_bytes,
+            max_message_bytes: usize::try_from(config.max_message_bytes).unwrap_or(0),
             before_max_ms: config.timestamp_before_max_ms,
             after_max_ms: config.timestamp_after_max_ms,
             timestamp_type: match config.timestamp_type {
@@ -268,12 +269,7 @@ fn check(
 }
 
 /// Waits for room in the queues, then appends.
-async fn append(
-    checked: Checked,
-    acks: i16,
-    now_ms: i64,
-    used: &mut Option<Arc<Settings>>,
-) -> Outcome {
+async fn append(checked: Checked, acks: i16, now_ms: i64, used: &mut Option<Arc<Settings>>) -> Outcome {
     let Checked { partition, settings, summary, body } = checked;
     let (records, bytes) = (u64::from(summary.record_count.unsigned_abs()), body.len() as u64);
     let profile = settings.profile.clone();
@@ -299,47 +295,4 @@ async fn append(
 fn now_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     since.as_millis() as i64
-}
-
-/// A request of a version without transactional id; its answer has neither throttle time (version 0) nor
-/// append time (0 and 1).
-fn too_old(request: Request) -> Reply {
-    let Request { head, body, .. } = request;
-    let mut as_v3 = BytesMut::with_capacity(2 + body.len());
-    as_v3.put_i16(-1);
-    as_v3.put_slice(&body);
-    let mut as_v3 = as_v3.freeze();
-    if let Err(e) = guard::check_body(ApiKey::Produce as i16, OLDEST, &as_v3, &guard::Limits::default()) {
-        return Reply::Close(e.to_string());
-    }
-    let produce = match ProduceRequest::decode(&mut as_v3, OLDEST) {
-        Ok(produce) => produce,
-        Err(e) => return Reply::Close(format!("malformed request: {e}")),
-    };
-    if produce.acks == 0 {
-        return Reply::Close("produce version is no longer supported".to_string());
-    }
-    let mut out = BytesMut::new();
-    out.put_i32(0);
-    out.put_i32(head.correlation_id);
-    out.put_i32(produce.topic_data.len() as i32);
-    for topic in &produce.topic_data {
-        out.put_i16(topic.name.len() as i16);
-        out.put_slice(topic.name.as_bytes());
-        out.put_i32(topic.partition_data.len() as i32);
-        for partition in &topic.partition_data {
-            out.put_i32(partition.index);
-            out.put_i16(code::UNSUPPORTED_VERSION);
-            out.put_i64(-1);
-            if head.version >= 2 {
-                out.put_i64(-1);
-            }
-        }
-    }
-    if head.version >= 1 {
-        out.put_i32(0);
-    }
-    let len = out.len() as i32 - 4;
-    out[..4].copy_from_slice(&len.to_be_bytes());
-    Reply::Now(Frame { pieces: vec![out.freeze()] })
 }

@@ -248,11 +248,9 @@ impl Reader {
             client_id: facts.client_id.map(|id| StrBytes::from_string(id.into_owned())),
         };
         let header_bytes = facts.header_bytes;
-        // A body is decoded only after its guard; versions that get an error without that have none.
-        let guarded = api::is_served(head.api_key, head.version)
-            && !(head.api_key == ApiKey::Produce as i16 && head.version < 3);
+        // A body is decoded only after its guard. What is not served is not decoded either.
         let mut cost = frame.len();
-        if guarded {
+        if api::is_served(head.api_key, head.version) {
             let limits = guard::Limits::default();
             let body = guard::check_body(head.api_key, head.version, &frame[header_bytes..], &limits);
             cost += body.map_err(|e| self.refuse(&format!("{}: {e}", name_of(&head))))?.decoded_bytes;

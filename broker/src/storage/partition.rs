@@ -202,7 +202,8 @@ impl Partition {
     /// Waits for room in the profile's queue and the broker's.
     pub async fn find_room(&self, profile: &ProfileEntry, records: u64, bytes: u64) -> Room {
         profile.queue.admit(records, bytes).await;
-        let mut room = Room { disk: self.disk.clone(), profile: profile.index, records, bytes, in_broker: false };
+        let mut room =
+            Room { disk: self.disk.clone(), profile: profile.index, records, bytes, in_broker: false };
         self.disk.queue.admit(records, bytes).await;
         room.in_broker = true;
         room
