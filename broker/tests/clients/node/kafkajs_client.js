@@ -6,7 +6,7 @@
 
 const assert = require('node:assert')
 const { parseArgs } = require('node:util')
-const { Kafka, CompressionTypes, logLevel } = require('kafkajs')
+const { Kafka, CompressionTypes, ConfigResourceTypes, logLevel } = require('kafkajs')
 const Cluster = require('kafkajs/src/cluster')
 const Batch = require('kafkajs/src/consumer/batch')
 const ISOLATION_LEVEL = require('kafkajs/src/protocol/isolationLevel')
@@ -21,9 +21,9 @@ function parseArguments() {
     allowPositionals: true,
     options: {
       bootstrap: { type: 'string' },
-      partitions: { type: 'string' },
+      partitions: { type: 'string', default: '1' },
       first: { type: 'string', default: '0' },
-      records: { type: 'string' },
+      records: { type: 'string', default: '0' },
     },
   })
   const [command, ...topics] = positionals
@@ -50,7 +50,11 @@ async function write(kafka, args) {
     const mode = topic.split('.').pop()
     assert(['plain', 'idempotent', 'gzip'].includes(mode), `unknown way to write ${topic}`)
     const idempotent = mode === 'idempotent'
-    const producer = kafka.producer({ idempotent, allowAutoTopicCreation: false, createPartitioner: () => ({ message }) => message.partition })
+    const producer = kafka.producer({
+      idempotent,
+      allowAutoTopicCreation: false,
+      createPartitioner: () => ({ message }) => message.partition,
+    })
     await producer.connect()
     for (let index = args.first; index < args.first + args.records; index += IN_ONE_REQUEST) {
       const end = Math.min(index + IN_ONE_REQUEST, args.first + args.records)
@@ -171,14 +175,53 @@ async function checkErrors(kafka, cluster, args) {
   await admin.disconnect()
 }
 
+// Kafka's metadata may be answered from just before a change that it has acknowledged.
+async function eventually(holds, complaint) {
+  const deadline = Date.now() + WAIT_MS
+  while (!(await holds())) assert(Date.now() < deadline, complaint)
+}
+
+// The Admin API by its classic requests: kafkajs is the one client here that still sends AlterConfigs, which replaces
+// all settings of a topic.
+async function adminApi(kafka, args) {
+  const [topic] = args.topics
+  const admin = kafka.admin()
+  await admin.connect()
+  const setting = async name => {
+    const resources = [{ type: ConfigResourceTypes.TOPIC, name: topic, configNames: [name] }]
+    const described = await admin.describeConfigs({ resources })
+    return described.resources[0].configEntries[0].configValue
+  }
+  const configEntries = [{ name: 'message.timestamp.type', value: 'LogAppendTime' }]
+  await admin.createTopics({ topics: [{ topic, numPartitions: 1, configEntries }] })
+  await eventually(async () => (await admin.listTopics()).includes(topic), `${topic} is not listed`)
+  assert.strictEqual(await setting('message.timestamp.type'), 'LogAppendTime')
+  const altered = [{ name: 'max.message.bytes', value: '50000' }]
+  await admin.alterConfigs({ resources: [{ type: ConfigResourceTypes.TOPIC, name: topic, configEntries: altered }] })
+  assert.strictEqual(await setting('max.message.bytes'), '50000')
+  assert.strictEqual(await setting('message.timestamp.type'), 'CreateTime', 'AlterConfigs left a setting')
+
+  await admin.createPartitions({ topicPartitions: [{ topic, count: 3 }] })
+  const { topics } = await admin.fetchTopicMetadata({ topics: [topic] })
+  const cluster = await admin.describeCluster()
+  assert.strictEqual(topics[0].partitions.length, 3)
+  for (const { leader, replicas, isr } of topics[0].partitions) {
+    assert(cluster.brokers.some(({ nodeId }) => nodeId === leader), `leader ${leader} is no broker`)
+    assert.deepStrictEqual([replicas, isr], [[leader], [leader]])
+  }
+  await admin.deleteTopics({ topics: [topic] })
+  await eventually(async () => !(await admin.listTopics()).includes(topic), `${topic} is still listed`)
+  await admin.disconnect()
+}
+
 async function main() {
   const args = parseArguments()
   const kafka = new Kafka({ clientId: 'chronik-test', brokers: [args.bootstrap], logLevel: logLevel.NOTHING })
-  const commands = { write, read }
+  const commands = { write, read, admin: adminApi }
   assert(args.command in commands, `unknown command ${args.command}`)
   await commands[args.command](kafka, args)
   const count = args.topics.length * args.partitions * args.records
-  console.log(`${args.command}: ${count} records of ${args.topics.length} topics`)
+  console.log(args.command === 'admin' ? 'admin: done' : `${args.command}: ${count} records of ${args.topics.length} topics`)
 }
 
 main().catch(error => {
