@@ -5,6 +5,8 @@ pub mod api;
 pub mod bench;
 pub mod cli;
 pub mod client;
+pub mod config;
+pub mod metrics;
 pub mod net;
 pub mod quorum;
 pub mod storage;

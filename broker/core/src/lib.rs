@@ -4,8 +4,10 @@
 //! arguments, and a state machine returns what is to be done instead of doing it. The simulator
 //! (`chronik-sim`) therefore runs the code that ships.
 
+pub mod controller;
 pub mod ids;
 pub mod log;
 pub mod metadata;
 pub mod record_batch;
+pub mod store;
 pub mod wal;

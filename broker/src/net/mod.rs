@@ -1,1 +1,4 @@
 //! net
+
+pub mod frame;
+pub mod guard;

@@ -1,1 +1,3 @@
-//! storage
+//! Everything that lies on a disk.
+
+pub mod wal;

@@ -1,0 +1,325 @@
+//! Dynamic settings are altered.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{ControllerError, ErrorCode, after};
+use crate::ids::BrokerId;
+use crate::metadata::config::wal_profiles::{self, ProfileEdits};
+use crate::metadata::config::{ConfigError, ConfigKind, Update, broker_value, table};
+use crate::metadata::{ConfigResource, MetadataImage, MetadataRecord};
+
+/// What IncrementalAlterConfigs does to a value, by Kafka's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i8)]
+pub enum AlterOp {
+    Set = 0,
+    Delete = 1,
+    Append = 2,
+    Subtract = 3,
+}
+
+impl AlterOp {
+    pub fn from_wire(op: i8) -> Option<AlterOp> {
+        [AlterOp::Set, AlterOp::Delete, AlterOp::Append, AlterOp::Subtract]
+            .into_iter()
+            .find(|known| *known as i8 == op)
+    }
+}
+
+/// One change of one setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigOp {
+    pub name: String,
+    pub op: AlterOp,
+    pub value: Option<String>,
+}
+
+/// One answer per resource, in the order asked.
+pub type PerResource = Vec<(ConfigResource, Result<(), ControllerError>)>;
+
+/// Reads a resource's type (Kafka: 2 topic, 4 broker) and name as they stand in a request.
+pub fn config_resource(resource_type: i8, name: &str) -> Result<ConfigResource, ControllerError> {
+    match resource_type {
+        2 => Ok(ConfigResource::Topic(name.to_string())),
+        4 if name.is_empty() => Ok(ConfigResource::BrokerDefault),
+        4 => name.parse().map(|id| ConfigResource::Broker(BrokerId(id))).map_err(|_| {
+            ControllerError::new(
+                ErrorCode::InvalidRequest,
+                format!("Node id must be an integer, but it is: {name}"),
+            )
+        }),
+        other => Err(ControllerError::new(
+            ErrorCode::InvalidRequest,
+            format!("Resource type {other} has no configuration here"),
+        )),
+    }
+}
+
+/// The type and name of a resource as they stand in an answer.
+pub fn resource_name(resource: &ConfigResource) -> (i8, String) {
+    match resource {
+        ConfigResource::Topic(name) => (2, name.clone()),
+        ConfigResource::Broker(id) => (4, id.to_string()),
+        ConfigResource::BrokerDefault => (4, String::new()),
+    }
+}
+
+/// A refusal of one resource, before it is known which code its kind of resource has for it.
+enum Refusal {
+    Config(ConfigError),
+    Other(ControllerError),
+}
+
+impl From<ConfigError> for Refusal {
+    fn from(e: ConfigError) -> Refusal {
+        Refusal::Config(e)
+    }
+}
+
+impl From<ControllerError> for Refusal {
+    fn from(e: ControllerError) -> Refusal {
+        Refusal::Other(e)
+    }
+}
+
+impl Refusal {
+    /// Kafka answers INVALID_REQUEST to a bad or read-only value of a broker's, INVALID_CONFIG to a topic's.
+    fn on(self, resource: &ConfigResource) -> ControllerError {
+        let topic = matches!(resource, ConfigResource::Topic(_));
+        match self {
+            Refusal::Other(e) => e,
+            Refusal::Config(e) => {
+                let code = match e {
+                    ConfigError::BadValue { .. } | ConfigError::ReadOnly { .. } if !topic => {
+                        ErrorCode::InvalidRequest
+                    }
+                    _ => ErrorCode::InvalidConfig,
+                };
+                ControllerError::new(code, e.to_string())
+            }
+        }
+    }
+}
+
+fn invalid_request(message: impl Into<String>) -> Refusal {
+    Refusal::Other(ControllerError::new(ErrorCode::InvalidRequest, message))
+}
+
+/// Settings by name; `None` removes one.
+type Edits<'a> = BTreeMap<&'a str, Option<String>>;
+
+/// The settings of a topic that is being created, checked.
+pub(super) fn new_topic_settings(
+    image: &MetadataImage,
+    given: &[(String, Option<String>)],
+) -> Result<BTreeMap<String, String>, ControllerError> {
+    let refuse = |message: String| Err(ControllerError::new(ErrorCode::InvalidConfig, message));
+    let mut settings = BTreeMap::new();
+    for (name, value) in given {
+        let Some(value) = value else {
+            return refuse(format!("Null value not supported for topic configs: {name}"));
+        };
+        let checked = check_topic(image, name, value)
+            .map_err(|e| ControllerError::new(ErrorCode::InvalidConfig, e.to_string()))?;
+        if settings.insert(name.clone(), checked).is_some() {
+            return refuse(format!("{name} is given more than once"));
+        }
+    }
+    Ok(settings)
+}
+
+fn check_topic(image: &MetadataImage, name: &str, value: &str) -> Result<String, ConfigError> {
+    let value = table::known_topic_setting(name)?.check.check(name, value)?;
+    wal_profiles::check_exists(image, name, &value)?;
+    Ok(value)
+}
+
+/// IncrementalAlterConfigs: each resource is altered as a whole or not at all.
+pub fn incremental_alter_configs(
+    image: &MetadataImage,
+    requests: &[(ConfigResource, Vec<ConfigOp>)],
+    validate_only: bool,
+) -> (Vec<MetadataRecord>, PerResource) {
+    each_resource(image, requests, validate_only, |image, resource, ops| {
+        let mut edits = Edits::new();
+        for op in ops {
+            let edit = evaluate(image, resource, op)?;
+            if edits.insert(&op.name, edit).is_some() {
+                return Err(invalid_request("Error due to duplicate config keys"));
+            }
+        }
+        Ok(edits)
+    })
+}
+
+/// AlterConfigs: what is not given is removed.
+pub fn alter_configs(
+    image: &MetadataImage,
+    requests: &[(ConfigResource, Vec<(String, Option<String>)>)],
+    validate_only: bool,
+) -> (Vec<MetadataRecord>, PerResource) {
+    each_resource(image, requests, validate_only, |image, resource, given| {
+        let mut edits = Edits::new();
+        for (name, value) in given {
+            if value.is_none() {
+                return Err(invalid_request(format!("Null value not supported for : {name}")));
+            }
+            if edits.insert(name, value.clone()).is_some() {
+                return Err(invalid_request("Error due to duplicate config keys"));
+            }
+        }
+        let set = image.config(resource).into_iter().flatten().map(|(name, _)| name.as_str());
+        for name in set {
+            edits.entry(name).or_insert(None);
+        }
+        Ok(edits)
+    })
+}
+
+/// What one operation leaves of a setting.
+fn evaluate(
+    image: &MetadataImage,
+    resource: &ConfigResource,
+    op: &ConfigOp,
+) -> Result<Option<String>, Refusal> {
+    if op.op == AlterOp::Delete {
+        return Ok(None);
+    }
+    let Some(value) = &op.value else {
+        return Err(invalid_request(format!("Null value not supported for : {}", op.name)));
+    };
+    if op.op == AlterOp::Set {
+        return Ok(Some(value.clone()));
+    }
+    let (kind, broker_name) = match resource {
+        ConfigResource::Topic(_) => table::topic_setting(&op.name).map(|s| (s.kind, s.broker_name)),
+        _ => table::broker_setting(&op.name).map(|s| (s.kind, s.name)),
+    }
+    .unwrap_or((ConfigKind::String, ""));
+    if kind != ConfigKind::List {
+        let verb = if op.op == AlterOp::Append { "APPEND" } else { "SUBTRACT" };
+        let message = format!("Can't {verb} to key {} because its type is not LIST.", op.name);
+        return Err(Refusal::Other(ControllerError::new(ErrorCode::InvalidConfig, message)));
+    }
+    let own = image.config(resource).and_then(|c| c.get(&op.name)).map(String::as_str);
+    let now = own.unwrap_or_else(|| broker_value(image, broker_name));
+    let mut parts: Vec<&str> = now.split(',').map(str::trim).filter(|p| !p.is_empty()).collect();
+    for part in value.split(',').map(str::trim) {
+        match op.op {
+            AlterOp::Append if !parts.contains(&part) => parts.push(part),
+            AlterOp::Subtract => parts.retain(|p| *p != part),
+            _ => {}
+        }
+    }
+    Ok(Some(parts.join(",")))
+}
+
+/// Goes through the resources of a request; each is judged by the image that those before it lead to.
+fn each_resource<T>(
+    image: &MetadataImage,
+    requests: &[(ConfigResource, T)],
+    validate_only: bool,
+    edits: impl for<'a> Fn(&'a MetadataImage, &ConfigResource, &'a T) -> Result<Edits<'a>, Refusal>,
+) -> (Vec<MetadataRecord>, PerResource) {
+    let mut image = image.clone();
+    let mut seen = BTreeSet::new();
+    let mut records = Vec::new();
+    let mut answers = Vec::new();
+    for (resource, request) in requests {
+        let decided = if seen.insert(resource) {
+            edits(&image, resource, request).and_then(|edits| alter(&image, resource, &edits))
+        } else {
+            Err(invalid_request("Each resource must appear at most once."))
+        };
+        let result = match decided {
+            Ok((new, next)) => {
+                image = next;
+                records.extend(new);
+                Ok(())
+            }
+            Err(refusal) => Err(refusal.on(resource)),
+        };
+        answers.push((resource.clone(), result));
+    }
+    (if validate_only { Vec::new() } else { records }, answers)
+}
+
+/// The records that carry out the edits of one resource, and the image they lead to.
+fn alter(
+    image: &MetadataImage,
+    resource: &ConfigResource,
+    edits: &Edits<'_>,
+) -> Result<(Vec<MetadataRecord>, MetadataImage), Refusal> {
+    // Profiles first: the same request may define one and make it the default.
+    let mut profiles = ProfileEdits::default();
+    let is_profile =
+        |name: &str| !matches!(resource, ConfigResource::Topic(_)) && wal_profiles::parse(name).is_some();
+    for (name, value) in edits.iter().filter(|(name, _)| is_profile(name)) {
+        if *resource != ConfigResource::BrokerDefault {
+            let (name, on) =
+                (name.to_string(), "all brokers at once (the broker resource with the empty name)");
+            return Err(ConfigError::WrongResource { name, on }.into());
+        }
+        profiles.note(name, value.as_deref())?;
+    }
+    let mut records = profiles.records(image)?;
+    let with_profiles = after(image, &records)?;
+
+    let set = image.config(resource);
+    for (name, value) in edits.iter().filter(|(name, _)| !is_profile(name)) {
+        let value = match value {
+            Some(value) => Some(check(&with_profiles, resource, name, value)?),
+            // Removing what cannot be set is no harm, and mends a mistake of an older version.
+            None => None,
+        };
+        if set.and_then(|c| c.get(*name)) != value.as_ref() {
+            let (resource, name) = (resource.clone(), name.to_string());
+            records.push(MetadataRecord::Config { resource, name, value });
+        }
+    }
+    exists(image, resource)?;
+    let next = after(image, &records)?;
+    let removed: BTreeSet<&str> = records
+        .iter()
+        .filter_map(|r| match r {
+            MetadataRecord::WalProfile { name, definition: None } => Some(name.as_str()),
+            _ => None,
+        })
+        .collect();
+    if !removed.is_empty() {
+        wal_profiles::check_in_use(&next, &removed)?;
+    }
+    Ok((records, next))
+}
+
+fn check(
+    image: &MetadataImage,
+    resource: &ConfigResource,
+    name: &str,
+    value: &str,
+) -> Result<String, ConfigError> {
+    if let ConfigResource::Topic(_) = resource {
+        return check_topic(image, name, value);
+    }
+    let setting = table::known_broker_setting(name)?;
+    if setting.update == Update::ReadOnly {
+        return Err(ConfigError::ReadOnly { name: name.to_string() });
+    }
+    let value = setting.check.check(name, value)?;
+    wal_profiles::check_exists(image, name, &value)?;
+    Ok(value)
+}
+
+fn exists(image: &MetadataImage, resource: &ConfigResource) -> Result<(), ControllerError> {
+    match resource {
+        ConfigResource::Topic(name) if image.topic(name).is_none() => Err(ControllerError::new(
+            ErrorCode::UnknownTopicOrPartition,
+            format!("The topic '{name}' does not exist."),
+        )),
+        ConfigResource::Broker(id) if image.broker(*id).is_none() => Err(ControllerError::new(
+            ErrorCode::BrokerIdNotRegistered,
+            format!("No broker with id {id} found."),
+        )),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,430 @@
+//! Topics come and go, and grow.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::placement::{MAX_PARTITIONS_PER_REQUEST, place};
+use super::{ControllerError, ErrorCode, after, configs};
+use crate::ids::{BrokerId, LeaderEpoch, PartitionEpoch, TopicId};
+use crate::metadata::config::{ConfigEntry, broker_value, describe_topic};
+use crate::metadata::image::NO_LEADER;
+use crate::metadata::{ConfigResource, MetadataImage, MetadataRecord, TopicImage};
+
+/// A topic that is to be created (CreateTopics).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewTopic {
+    pub name: String,
+    /// -1: the broker's `num.partitions`, or given by `assignments`.
+    pub num_partitions: i32,
+    /// -1: the broker's `default.replication.factor`, or given by `assignments`.
+    pub replication_factor: i16,
+    /// Partition number and its replicas, the preferred leader first.
+    pub assignments: Vec<(i32, Vec<BrokerId>)>,
+    pub configs: Vec<(String, Option<String>)>,
+}
+
+/// What a created topic came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreatedTopic {
+    pub topic_id: TopicId,
+    pub num_partitions: i32,
+    pub replication_factor: i16,
+    pub configs: Vec<ConfigEntry>,
+}
+
+/// A topic to be deleted, by name or by id (KIP-516).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TopicRef {
+    Name(String),
+    Id(TopicId),
+}
+
+/// What became of one [`TopicRef`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeletedTopic {
+    pub name: Option<String>,
+    pub id: Option<TopicId>,
+    pub result: Result<(), ControllerError>,
+}
+
+/// A topic that is to have more partitions (CreatePartitions).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewPartitions {
+    pub name: String,
+    /// The total afterwards.
+    pub count: i32,
+    /// The replicas of each added partition, the preferred leader first.
+    pub assignments: Option<Vec<Vec<BrokerId>>>,
+}
+
+/// One answer per topic, in the order asked.
+pub type PerTopic<T> = Vec<(String, Result<T, ControllerError>)>;
+
+/// Longest name of a topic, in characters.
+const NAME_LENGTH_MAX: usize = 249;
+
+/// Checks a topic's name by Kafka's rules.
+pub fn check_topic_name(name: &str) -> Result<(), ControllerError> {
+    let why = if name.is_empty() {
+        "the empty string is not allowed".to_string()
+    } else if name == "." || name == ".." {
+        format!("'{name}' is not allowed")
+    } else if name.len() > NAME_LENGTH_MAX {
+        format!("the length of '{name}' is longer than the max allowed length {NAME_LENGTH_MAX}")
+    } else if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
+        format!("'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'")
+    } else {
+        return Ok(());
+    };
+    Err(ControllerError::new(ErrorCode::InvalidTopic, format!("Topic name is invalid: {why}")))
+}
+
+/// A topic whose name differs from this one only in '.' and '_': the two would share their metrics' names.
+fn collision<'a>(image: &'a MetadataImage, name: &str) -> Option<&'a TopicImage> {
+    let plain = |name: &str| name.replace('.', "_");
+    let ambiguous = |name: &str| name.contains(['.', '_']);
+    if !ambiguous(name) {
+        return None;
+    }
+    let wanted = plain(name);
+    let same = |t: &&std::sync::Arc<TopicImage>| t.name.len() == name.len() && plain(&t.name) == wanted;
+    image.topics().find(same).map(|t| &**t)
+}
+
+fn refuse<T>(code: ErrorCode, message: impl Into<String>) -> Result<T, ControllerError> {
+    Err(ControllerError::new(code, message))
+}
+
+/// Names that stand in a request more than once: each of their places is refused.
+fn repeated<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<&'a str> {
+    let mut seen = BTreeSet::new();
+    names.filter(|name| !seen.insert(*name)).collect()
+}
+
+fn duplicate<T>() -> Result<T, ControllerError> {
+    refuse(ErrorCode::InvalidRequest, "Duplicate topic name.")
+}
+
+/// Creates topics, each as a whole or not at all. `fresh_id` gives random ids. With `validate_only` there are
+/// no records, but the same answers.
+pub fn create_topics(
+    image: &MetadataImage,
+    topics: &[NewTopic],
+    validate_only: bool,
+    fresh_id: &mut dyn FnMut() -> TopicId,
+) -> (Vec<MetadataRecord>, PerTopic<CreatedTopic>) {
+    let asked = |t: &NewTopic| usize::try_from(t.num_partitions).unwrap_or(0).max(t.assignments.len());
+    let total = topics.iter().map(asked).fold(0usize, usize::saturating_add);
+    let repeated = repeated(topics.iter().map(|t| t.name.as_str()));
+    let mut image = image.clone();
+    let mut records = Vec::new();
+    let mut answers = Vec::new();
+    for topic in topics {
+        let result = if repeated.contains(topic.name.as_str()) {
+            duplicate()
+        } else if total > MAX_PARTITIONS_PER_REQUEST {
+            refuse(ErrorCode::PolicyViolation, "Excessively large number of partitions per request.")
+        } else {
+            create_topic(&image, topic, fresh_id).and_then(|(new, mut created)| {
+                image = after(&image, &new)?;
+                created.configs = describe_topic(&image, &topic.name);
+                records.extend(new);
+                Ok(created)
+            })
+        };
+        answers.push((topic.name.clone(), result));
+    }
+    (if validate_only { Vec::new() } else { records }, answers)
+}
+
+fn create_topic(
+    image: &MetadataImage,
+    topic: &NewTopic,
+    fresh_id: &mut dyn FnMut() -> TopicId,
+) -> Result<(Vec<MetadataRecord>, CreatedTopic), ControllerError> {
+    check_topic_name(&topic.name)?;
+    if image.topic(&topic.name).is_some() {
+        return refuse(ErrorCode::TopicAlreadyExists, format!("Topic '{}' already exists.", topic.name));
+    }
+    if let Some(other) = collision(image, &topic.name) {
+        let message = format!("Topic '{}' collides with existing topic: {}", topic.name, other.name);
+        return refuse(ErrorCode::InvalidTopic, message);
+    }
+    let settings = configs::new_topic_settings(image, &topic.configs)?;
+    let topic_id = fresh_id();
+    let partitions = if topic.assignments.is_empty() {
+        placed_partitions(image, topic, topic_id)?
+    } else {
+        assigned_partitions(image, topic)?
+    };
+    let factor = partitions.first().map_or(0, |p| p.replicas.len());
+    let num_partitions = i32::try_from(partitions.len()).unwrap_or(i32::MAX);
+    let mut records = vec![MetadataRecord::Topic { name: topic.name.clone(), topic_id }];
+    records.extend((0..).zip(partitions).map(|(number, p)| p.record(topic_id, number)));
+    records.extend(settings.into_iter().map(|(name, value)| MetadataRecord::Config {
+        resource: ConfigResource::Topic(topic.name.clone()),
+        name,
+        value: Some(value),
+    }));
+    let replication_factor = i16::try_from(factor).unwrap_or(i16::MAX);
+    Ok((records, CreatedTopic { topic_id, num_partitions, replication_factor, configs: Vec::new() }))
+}
+
+/// The replicas of a partition to come.
+struct NewPartition {
+    replicas: Vec<BrokerId>,
+    isr: Vec<BrokerId>,
+}
+
+impl NewPartition {
+    /// Fenced brokers are in no ISR (invariant 8); `None` when that leaves nobody to lead.
+    fn new(image: &MetadataImage, replicas: Vec<BrokerId>) -> Option<NewPartition> {
+        let usable = |id: &&BrokerId| image.broker(**id).is_some_and(|b| !b.fenced);
+        let isr: Vec<BrokerId> = replicas.iter().filter(usable).copied().collect();
+        (!isr.is_empty()).then_some(NewPartition { replicas, isr })
+    }
+
+    fn record(self, topic_id: TopicId, partition: i32) -> MetadataRecord {
+        MetadataRecord::Partition {
+            topic_id,
+            partition,
+            leader: self.isr.first().copied().unwrap_or(NO_LEADER),
+            replicas: self.replicas,
+            isr: self.isr,
+            elr: Vec::new(),
+            leader_epoch: LeaderEpoch(0),
+            partition_epoch: PartitionEpoch(0),
+        }
+    }
+}
+
+/// Partitions placed by the controller.
+fn placed_partitions(
+    image: &MetadataImage,
+    topic: &NewTopic,
+    topic_id: TopicId,
+) -> Result<Vec<NewPartition>, ControllerError> {
+    let default = |name: &str| broker_value(image, name).parse::<i32>().unwrap_or(1);
+    let count = match topic.num_partitions {
+        -1 => default("num.partitions"),
+        count if count > 0 => count,
+        _ => {
+            let message = "Number of partitions was set to an invalid non-positive value.";
+            return refuse(ErrorCode::InvalidPartitions, message);
+        }
+    };
+    let factor = match topic.replication_factor {
+        -1 => i16::try_from(default("default.replication.factor")).unwrap_or(i16::MAX),
+        factor if factor > 0 => factor,
+        _ => {
+            let message = "Replication factor must be larger than 0, or -1 to use the default value.";
+            return refuse(ErrorCode::InvalidReplicationFactor, message);
+        }
+    };
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    if count > MAX_PARTITIONS_PER_REQUEST {
+        return refuse(ErrorCode::PolicyViolation, "Excessively large number of partitions per request.");
+    }
+    let placed = place(image, 0, count, factor, topic_id.0.as_u128())?;
+    Ok(placed.into_iter().filter_map(|replicas| NewPartition::new(image, replicas)).collect())
+}
+
+/// Partitions placed by the request.
+fn assigned_partitions(
+    image: &MetadataImage,
+    topic: &NewTopic,
+) -> Result<Vec<NewPartition>, ControllerError> {
+    for (given, what) in
+        [(i32::from(topic.replication_factor), "replication factor"), (topic.num_partitions, "numPartitions")]
+    {
+        if given != -1 {
+            let message =
+                format!("A manual partition assignment was specified, but {what} was not set to -1.");
+            return refuse(ErrorCode::InvalidRequest, message);
+        }
+    }
+    let mut by_number = BTreeMap::new();
+    for (number, replicas) in &topic.assignments {
+        if by_number.insert(*number, replicas).is_some() {
+            let message = format!("Found multiple manual partition assignments for partition {number}");
+            return refuse(ErrorCode::InvalidReplicaAssignment, message);
+        }
+    }
+    if by_number.keys().copied().ne(0..i32::try_from(by_number.len()).unwrap_or(i32::MAX)) {
+        let message = "partitions should be a consecutive 0-based integer sequence";
+        return refuse(ErrorCode::InvalidReplicaAssignment, message);
+    }
+    let mut factor = None;
+    by_number
+        .into_iter()
+        .map(|(number, replicas)| assigned_partition(image, number, replicas, &mut factor))
+        .collect()
+}
+
+/// Checks one manual assignment; the first one sets the replication `factor` of those that follow.
+fn assigned_partition(
+    image: &MetadataImage,
+    number: i32,
+    replicas: &[BrokerId],
+    factor: &mut Option<usize>,
+) -> Result<NewPartition, ControllerError> {
+    let bad = |why: String| {
+        let message = format!("The manual partition assignment includes {why}");
+        refuse(ErrorCode::InvalidReplicaAssignment, message)
+    };
+    if replicas.is_empty() {
+        return bad("an empty replica list.".to_string());
+    }
+    let mut seen = BTreeSet::new();
+    for id in replicas {
+        if image.broker(*id).is_none() {
+            return bad(format!("broker {id}, but no such broker is registered."));
+        }
+        if !seen.insert(*id) {
+            return bad(format!("the broker {id} more than once."));
+        }
+    }
+    let expected = *factor.get_or_insert(replicas.len());
+    if expected != replicas.len() {
+        return bad(format!(
+            "a partition with {} replica(s), but this is not consistent with previous partitions, which have {expected} replica(s).",
+            replicas.len()
+        ));
+    }
+    NewPartition::new(image, replicas.to_vec()).ok_or_else(|| {
+        ControllerError::new(
+            ErrorCode::InvalidReplicaAssignment,
+            format!(
+                "All brokers specified in the manual partition assignment for partition {number} are fenced or in controlled shutdown."
+            ),
+        )
+    })
+}
+
+/// Topics that a client named in a Metadata request and that do not exist: created with the defaults when
+/// `auto.create.topics.enable` allows it.
+pub fn auto_create_topics(
+    image: &MetadataImage,
+    names: &[String],
+    fresh_id: &mut dyn FnMut() -> TopicId,
+) -> (Vec<MetadataRecord>, PerTopic<CreatedTopic>) {
+    if broker_value(image, "auto.create.topics.enable") != "true" {
+        let message = "This server does not host this topic-partition.";
+        let answer = |name: &String| (name.clone(), refuse(ErrorCode::UnknownTopicOrPartition, message));
+        return (Vec::new(), names.iter().map(answer).collect());
+    }
+    let defaults = |name: &String| NewTopic {
+        name: name.clone(),
+        num_partitions: -1,
+        replication_factor: -1,
+        ..NewTopic::default()
+    };
+    create_topics(image, &names.iter().map(defaults).collect::<Vec<_>>(), false, fresh_id)
+}
+
+/// Deletes topics.
+pub fn delete_topics(image: &MetadataImage, topics: &[TopicRef]) -> (Vec<MetadataRecord>, Vec<DeletedTopic>) {
+    let mut taken = BTreeSet::new();
+    let mut records = Vec::new();
+    let answer = |topic: &TopicRef| {
+        let (found, mut name, mut id) = match topic {
+            TopicRef::Name(name) => (image.topic(name), Some(name.clone()), None),
+            TopicRef::Id(id) => (image.topic_by_id(*id), None, Some(*id)),
+        };
+        let result = match (found, topic) {
+            (Some(topic), _) if !taken.insert(topic.id) => {
+                refuse(ErrorCode::InvalidRequest, "The topic was named more than once.")
+            }
+            (Some(topic), _) => {
+                (name, id) = (Some(topic.name.to_string()), Some(topic.id));
+                records.push(MetadataRecord::RemoveTopic { topic_id: topic.id });
+                Ok(())
+            }
+            (None, TopicRef::Name(_)) => {
+                refuse(ErrorCode::UnknownTopicOrPartition, "This server does not host this topic-partition.")
+            }
+            (None, TopicRef::Id(_)) => {
+                refuse(ErrorCode::UnknownTopicId, "This server does not host this topic ID.")
+            }
+        };
+        DeletedTopic { name, id, result }
+    };
+    let answers = topics.iter().map(answer).collect();
+    (records, answers)
+}
+
+/// Adds partitions to topics, to each as a whole or not at all.
+pub fn create_partitions(
+    image: &MetadataImage,
+    topics: &[NewPartitions],
+    validate_only: bool,
+) -> (Vec<MetadataRecord>, PerTopic<()>) {
+    let repeated = repeated(topics.iter().map(|t| t.name.as_str()));
+    let mut records = Vec::new();
+    let mut answers = Vec::new();
+    for topic in topics {
+        let result = if repeated.contains(topic.name.as_str()) {
+            duplicate()
+        } else {
+            grow_topic(image, topic).and_then(|new| {
+                if records.len() + new.len() > MAX_PARTITIONS_PER_REQUEST {
+                    let message = "Excessively large number of partitions per request.";
+                    return refuse(ErrorCode::PolicyViolation, message);
+                }
+                records.extend(new);
+                Ok(())
+            })
+        };
+        answers.push((topic.name.clone(), result));
+    }
+    (if validate_only { Vec::new() } else { records }, answers)
+}
+
+fn grow_topic(
+    image: &MetadataImage,
+    request: &NewPartitions,
+) -> Result<Vec<MetadataRecord>, ControllerError> {
+    let Some(topic) = image.topic(&request.name) else {
+        let message = "This server does not host this topic-partition.";
+        return refuse(ErrorCode::UnknownTopicOrPartition, message);
+    };
+    let now = topic.partitions.len();
+    let count = usize::try_from(request.count).unwrap_or(0);
+    if count == now {
+        return refuse(ErrorCode::InvalidPartitions, format!("Topic already has {now} partition(s)."));
+    }
+    if count < now {
+        let message = format!(
+            "The topic {} currently has {now} partition(s); {} would not be an increase.",
+            topic.name, request.count
+        );
+        return refuse(ErrorCode::InvalidPartitions, message);
+    }
+    let added = count - now;
+    if added > MAX_PARTITIONS_PER_REQUEST {
+        return refuse(ErrorCode::PolicyViolation, "Excessively large number of partitions per request.");
+    }
+    let factor = topic.partitions.first().map_or(1, |p| p.replicas.len());
+    let partitions: Vec<NewPartition> = match &request.assignments {
+        Some(given) if given.len() != added => {
+            let message = format!(
+                "Attempted to add {added} additional partition(s), but only {} assignment(s) were specified.",
+                given.len()
+            );
+            return refuse(ErrorCode::InvalidReplicaAssignment, message);
+        }
+        Some(given) => {
+            let number = |at: usize| i32::try_from(now + at).unwrap_or(i32::MAX);
+            let mut factor = Some(factor);
+            let each = given.iter().enumerate();
+            each.map(|(at, replicas)| assigned_partition(image, number(at), replicas, &mut factor))
+                .collect::<Result<_, _>>()?
+        }
+        None => {
+            let factor = i16::try_from(factor).unwrap_or(i16::MAX);
+            let placed = place(image, now, added, factor, topic.id.0.as_u128())?;
+            placed.into_iter().filter_map(|replicas| NewPartition::new(image, replicas)).collect()
+        }
+    };
+    let numbers = i32::try_from(now).unwrap_or(i32::MAX)..;
+    Ok(numbers.zip(partitions).map(|(number, p)| p.record(topic.id, number)).collect())
+}

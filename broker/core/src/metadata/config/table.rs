@@ -1,0 +1,372 @@
+//! THE table of settings. Only what acts is in it; everything else is refused.
+
+use super::{ConfigError, ConfigKind};
+
+/// What a value must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    Bool,
+    /// Whole number within the bounds, inclusive.
+    Number {
+        min: i64,
+        max: i64,
+    },
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+    /// The only value that is accepted for now, and why others are not.
+    Only {
+        value: &'static str,
+        why: &'static str,
+    },
+    /// The name of a WAL profile: letters, digits, `-` and `_`. That it exists is checked against an image.
+    WalProfileName,
+}
+
+impl Check {
+    /// Checks a value as it is given on the wire or in a file; returns the form it is stored in.
+    pub fn check(self, name: &str, value: &str) -> Result<String, ConfigError> {
+        let value = value.trim();
+        let bad =
+            |why: String| ConfigError::BadValue { name: name.to_string(), value: value.to_string(), why };
+        match self {
+            Check::Bool => match value.to_ascii_lowercase().as_str() {
+                word @ ("true" | "false") => Ok(word.to_string()),
+                _ => Err(bad("Expected value to be either true or false".to_string())),
+            },
+            Check::Number { min, max } => {
+                let n: i64 = value.parse().map_err(|_| bad("Not a number".to_string()))?;
+                if n < min {
+                    return Err(bad(format!("Value must be at least {min}")));
+                }
+                if n > max {
+                    return Err(bad(format!("Value must be no more than {max}")));
+                }
+                Ok(n.to_string())
+            }
+            Check::OneOf(words) if words.contains(&value) => Ok(value.to_string()),
+            Check::OneOf(words) => Err(bad(format!("String must be one of: {}", words.join(", ")))),
+            Check::Only { value: only, .. } if value == only => Ok(value.to_string()),
+            Check::Only { value: only, why } => Err(bad(format!("only {only} is accepted: {why}"))),
+            Check::WalProfileName => {
+                crate::wal::profile::check_name(value).map_err(|e| bad(e.to_string()))?;
+                Ok(value.to_string())
+            }
+        }
+    }
+}
+
+/// A setting of topics.
+#[derive(Debug)]
+pub struct TopicSetting {
+    pub name: &'static str,
+    pub kind: ConfigKind,
+    /// The broker setting that stands in where the topic has none of its own.
+    pub broker_name: &'static str,
+    pub check: Check,
+    pub doc: &'static str,
+}
+
+/// Whether a broker setting can be altered while the broker runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Update {
+    ReadOnly,
+    /// On the cluster-wide default and on one broker.
+    Dynamic,
+}
+
+/// A setting of brokers.
+#[derive(Debug)]
+pub struct BrokerSetting {
+    pub name: &'static str,
+    pub kind: ConfigKind,
+    pub default: &'static str,
+    pub update: Update,
+    pub check: Check,
+    pub doc: &'static str,
+}
+
+/// Smallest segment Kafka accepts (KIP-1030).
+const SEGMENT_BYTES_MIN: i64 = 1 << 20;
+
+const INT_MAX: i64 = i32::MAX as i64;
+const NOT_NEGATIVE_INT: Check = Check::Number { min: 0, max: INT_MAX };
+const NOT_NEGATIVE_LONG: Check = Check::Number { min: 0, max: i64::MAX };
+const REPLICAS: Check = Check::Number { min: 1, max: INT_MAX };
+const SEGMENT_BYTES: Check = Check::Number { min: SEGMENT_BYTES_MIN, max: INT_MAX };
+const TIMESTAMP_TYPE: Check = Check::OneOf(&["CreateTime", "LogAppendTime"]);
+const COMPRESSION: Check =
+    Check::Only { value: "producer", why: "batches are stored as their producer compressed them" };
+const CLEANUP: Check = Check::Only { value: "delete", why: "logs are not compacted yet" };
+const RETENTION: Check = Check::Only { value: "-1", why: "nothing is deleted by age or size yet" };
+
+/// Every setting of topics that acts, by name.
+pub const TOPIC_SETTINGS: [TopicSetting; 11] = [
+    TopicSetting {
+        name: "chronik.wal.profile",
+        kind: ConfigKind::String,
+        broker_name: "chronik.wal.profile",
+        check: Check::WalProfileName,
+        doc: "The WAL profile by which this topic's records are committed: a built-in one or one defined by chronik.wal.profile.NAME.FIELD.",
+    },
+    TopicSetting {
+        name: "cleanup.policy",
+        kind: ConfigKind::List,
+        broker_name: "log.cleanup.policy",
+        check: CLEANUP,
+        doc: "What becomes of old segments. Only delete for now.",
+    },
+    TopicSetting {
+        name: "compression.type",
+        kind: ConfigKind::String,
+        broker_name: "compression.type",
+        check: COMPRESSION,
+        doc: "How batches are stored. Only producer: as they were sent.",
+    },
+    TopicSetting {
+        name: "max.message.bytes",
+        kind: ConfigKind::Int,
+        broker_name: "message.max.bytes",
+        check: NOT_NEGATIVE_INT,
+        doc: "The largest record batch accepted, in bytes, as it is compressed.",
+    },
+    TopicSetting {
+        name: "message.timestamp.after.max.ms",
+        kind: ConfigKind::Long,
+        broker_name: "log.message.timestamp.after.max.ms",
+        check: NOT_NEGATIVE_LONG,
+        doc: "How far a record's timestamp may lie ahead of the broker's clock, in milliseconds. Ignored with LogAppendTime.",
+    },
+    TopicSetting {
+        name: "message.timestamp.before.max.ms",
+        kind: ConfigKind::Long,
+        broker_name: "log.message.timestamp.before.max.ms",
+        check: NOT_NEGATIVE_LONG,
+        doc: "How far a record's timestamp may lie behind the broker's clock, in milliseconds. Ignored with LogAppendTime.",
+    },
+    TopicSetting {
+        name: "message.timestamp.type",
+        kind: ConfigKind::String,
+        broker_name: "log.message.timestamp.type",
+        check: TIMESTAMP_TYPE,
+        doc: "Whether records keep the time their producer gave them or get the time of their append.",
+    },
+    TopicSetting {
+        name: "min.insync.replicas",
+        kind: ConfigKind::Int,
+        broker_name: "min.insync.replicas",
+        check: REPLICAS,
+        doc: "How many replicas must be in sync for a produce request with acks=all to be accepted.",
+    },
+    TopicSetting {
+        name: "retention.bytes",
+        kind: ConfigKind::Long,
+        broker_name: "log.retention.bytes",
+        check: RETENTION,
+        doc: "The size from which a partition's old segments are deleted. Only -1 for now: never.",
+    },
+    TopicSetting {
+        name: "retention.ms",
+        kind: ConfigKind::Long,
+        broker_name: "log.retention.ms",
+        check: RETENTION,
+        doc: "The age from which segments are deleted. Only -1 for now: never.",
+    },
+    TopicSetting {
+        name: "segment.bytes",
+        kind: ConfigKind::Int,
+        broker_name: "log.segment.bytes",
+        check: SEGMENT_BYTES,
+        doc: "The size at which a partition's segment file is closed and the next one begun, in bytes.",
+    },
+];
+
+/// Every setting of brokers that topics or the controller resolve, by name.
+pub const BROKER_SETTINGS: [BrokerSetting; 14] = [
+    BrokerSetting {
+        name: "auto.create.topics.enable",
+        kind: ConfigKind::Boolean,
+        default: "true",
+        update: Update::ReadOnly,
+        check: Check::Bool,
+        doc: "Whether a topic is created when a client that allows it asks for one that does not exist.",
+    },
+    BrokerSetting {
+        name: "chronik.wal.profile",
+        kind: ConfigKind::String,
+        default: crate::wal::profile::DEFAULT_PROFILE,
+        update: Update::Dynamic,
+        check: Check::WalProfileName,
+        doc: "The WAL profile of topics that name none.",
+    },
+    BrokerSetting {
+        name: "compression.type",
+        kind: ConfigKind::String,
+        default: "producer",
+        update: Update::Dynamic,
+        check: COMPRESSION,
+        doc: "How batches are stored. Only producer: as they were sent.",
+    },
+    BrokerSetting {
+        name: "default.replication.factor",
+        kind: ConfigKind::Int,
+        default: "1",
+        update: Update::ReadOnly,
+        check: Check::Number { min: 1, max: i16::MAX as i64 },
+        doc: "The replication factor of topics that are created without one.",
+    },
+    BrokerSetting {
+        name: "log.cleanup.policy",
+        kind: ConfigKind::List,
+        default: "delete",
+        update: Update::Dynamic,
+        check: CLEANUP,
+        doc: "What becomes of old segments. Only delete for now.",
+    },
+    BrokerSetting {
+        name: "log.message.timestamp.after.max.ms",
+        kind: ConfigKind::Long,
+        default: "3600000",
+        update: Update::Dynamic,
+        check: NOT_NEGATIVE_LONG,
+        doc: "How far a record's timestamp may lie ahead of the broker's clock, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "log.message.timestamp.before.max.ms",
+        kind: ConfigKind::Long,
+        default: "9223372036854775807",
+        update: Update::Dynamic,
+        check: NOT_NEGATIVE_LONG,
+        doc: "How far a record's timestamp may lie behind the broker's clock, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "log.message.timestamp.type",
+        kind: ConfigKind::String,
+        default: "CreateTime",
+        update: Update::Dynamic,
+        check: TIMESTAMP_TYPE,
+        doc: "Whether records keep the time their producer gave them or get the time of their append.",
+    },
+    BrokerSetting {
+        name: "log.retention.bytes",
+        kind: ConfigKind::Long,
+        default: "-1",
+        update: Update::Dynamic,
+        check: RETENTION,
+        doc: "The size from which a partition's old segments are deleted. Only -1 for now: never.",
+    },
+    BrokerSetting {
+        name: "log.retention.ms",
+        kind: ConfigKind::Long,
+        default: "-1",
+        update: Update::Dynamic,
+        check: RETENTION,
+        doc: "The age from which segments are deleted. Only -1 for now: never.",
+    },
+    BrokerSetting {
+        name: "log.segment.bytes",
+        kind: ConfigKind::Int,
+        default: "1073741824",
+        update: Update::Dynamic,
+        check: SEGMENT_BYTES,
+        doc: "The size at which a partition's segment file is closed and the next one begun, in bytes.",
+    },
+    BrokerSetting {
+        name: "message.max.bytes",
+        kind: ConfigKind::Int,
+        default: "1048588",
+        update: Update::Dynamic,
+        check: NOT_NEGATIVE_INT,
+        doc: "The largest record batch accepted, in bytes, as it is compressed.",
+    },
+    BrokerSetting {
+        name: "min.insync.replicas",
+        kind: ConfigKind::Int,
+        default: "1",
+        update: Update::Dynamic,
+        check: REPLICAS,
+        doc: "How many replicas must be in sync for a produce request with acks=all to be accepted.",
+    },
+    BrokerSetting {
+        name: "num.partitions",
+        kind: ConfigKind::Int,
+        default: "1",
+        update: Update::ReadOnly,
+        check: Check::Number { min: 1, max: INT_MAX },
+        doc: "The number of partitions of topics that are created without one.",
+    },
+];
+
+pub fn topic_setting(name: &str) -> Option<&'static TopicSetting> {
+    TOPIC_SETTINGS.iter().find(|s| s.name == name)
+}
+
+pub fn broker_setting(name: &str) -> Option<&'static BrokerSetting> {
+    BROKER_SETTINGS.iter().find(|s| s.name == name)
+}
+
+/// The setting of topics, or why there is none of this name.
+pub fn known_topic_setting(name: &str) -> Result<&'static TopicSetting, ConfigError> {
+    topic_setting(name).ok_or_else(|| unknown("topic", name, &super::unsupported::TOPIC_SETTINGS))
+}
+
+/// The setting of brokers, or why there is none of this name.
+pub fn known_broker_setting(name: &str) -> Result<&'static BrokerSetting, ConfigError> {
+    broker_setting(name).ok_or_else(|| unknown("broker", name, &super::unsupported::BROKER_SETTINGS))
+}
+
+fn unknown(scope: &'static str, name: &str, unsupported: &[&str]) -> ConfigError {
+    let name = name.to_string();
+    if unsupported.contains(&name.as_str()) {
+        ConfigError::NotSupported { name }
+    } else {
+        ConfigError::Unknown { scope, name }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_are_sorted_and_agree() {
+        assert!(TOPIC_SETTINGS.is_sorted_by(|a, b| a.name < b.name));
+        assert!(BROKER_SETTINGS.is_sorted_by(|a, b| a.name < b.name));
+        for topic in &TOPIC_SETTINGS {
+            let broker = broker_setting(topic.broker_name).unwrap();
+            assert_eq!((topic.check, topic.kind), (broker.check, broker.kind), "{}", topic.name);
+            assert_eq!(broker.update, Update::Dynamic, "{}", topic.name);
+        }
+    }
+
+    #[test]
+    fn every_default_passes_its_own_check() {
+        for s in &BROKER_SETTINGS {
+            assert_eq!(s.check.check(s.name, s.default).unwrap(), s.default);
+        }
+    }
+
+    #[test]
+    fn what_acts_is_not_listed_as_unsupported() {
+        use super::super::unsupported;
+        assert!(TOPIC_SETTINGS.iter().all(|s| !unsupported::TOPIC_SETTINGS.contains(&s.name)));
+        assert!(BROKER_SETTINGS.iter().all(|s| !unsupported::BROKER_SETTINGS.contains(&s.name)));
+    }
+
+    #[test]
+    fn refusals_name_the_key_and_say_why() {
+        let known = known_topic_setting("flush.ms").unwrap_err().to_string();
+        assert!(known.contains("flush.ms") && known.contains("no effect here yet"), "{known}");
+        assert_eq!(known_topic_setting("foo").unwrap_err().to_string(), "Unknown topic config name: foo");
+        let refused = |name: &str, value: &str| {
+            known_topic_setting(name).unwrap().check.check(name, value).unwrap_err().to_string()
+        };
+        assert_eq!(
+            refused("segment.bytes", "1"),
+            "Invalid value 1 for configuration segment.bytes: Value must be at least 1048576"
+        );
+        assert!(refused("retention.ms", "1000").contains("nothing is deleted by age"));
+        assert!(refused("cleanup.policy", "compact").contains("not compacted"));
+        assert!(refused("max.message.bytes", "2147483648").contains("no more than 2147483647"));
+        assert!(refused("message.timestamp.type", "x").contains("CreateTime, LogAppendTime"));
+    }
+}

@@ -1,1 +1,0 @@
-//! The header of a v2 record batch, seen in place.

@@ -1,0 +1,200 @@
+//! What a broker demands of a batch that a producer sends, as Kafka's `LogValidator` and `UnifiedLog` do.
+
+use super::error::{BatchError, RecordError};
+use super::header::{
+    BatchHeader, CRC_COVERS_FROM, Compression, HEADER_LEN, NO_TIMESTAMP, PRODUCER_BITS, TimestampType,
+};
+use super::patch::{patch_base, patch_log_append_time, patch_max_timestamp};
+use super::records::Cursor;
+use crate::ids::{LeaderEpoch, Offset};
+
+/// A topic's limits, and the time at which they are asked about.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    /// `max.message.bytes`: of a whole batch.
+    pub max_message_bytes: usize,
+    /// `message.timestamp.before.max.ms`
+    pub before_max_ms: i64,
+    /// `message.timestamp.after.max.ms`
+    pub after_max_ms: i64,
+    /// `message.timestamp.type`
+    pub timestamp_type: TimestampType,
+    /// ms since 1970; also the time that a LogAppendTime topic stamps.
+    pub now_ms: i64,
+}
+
+/// What must be written over a batch's timestamps before it is stored. Each but `Keep` costs a new checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stamp {
+    Keep,
+    /// The producer miscalculated the latest of its records' times; Kafka corrects it, and so do we.
+    MaxTimestamp(i64),
+    /// The topic takes the broker's time.
+    LogAppendTime(i64),
+}
+
+/// An accepted batch: its header as sent, and what is known beyond it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchSummary {
+    pub header: BatchHeader,
+    /// Bytes of the whole batch.
+    pub size: usize,
+    /// Greater than 0.
+    pub record_count: i32,
+    /// The latest time of its records, as it will be stored, ms since 1970; -1 for none.
+    pub max_timestamp: i64,
+    pub compression: Compression,
+    pub stamp: Stamp,
+}
+
+impl BatchSummary {
+    /// The time to answer a produce request with: the broker's stamp, or Kafka's -1 under CreateTime.
+    pub fn log_append_time_ms(&self) -> i64 {
+        match self.stamp {
+            Stamp::LogAppendTime(now_ms) => now_ms,
+            Stamp::Keep | Stamp::MaxTimestamp(_) => NO_TIMESTAMP,
+        }
+    }
+
+    /// Turns the batch in `buf` from the bytes that were checked into those that are stored.
+    ///
+    /// # Errors
+    /// `Truncated` when `buf` does not begin with the whole batch.
+    pub fn patch(&self, buf: &mut [u8], base_offset: Offset, epoch: LeaderEpoch) -> Result<(), BatchError> {
+        match self.stamp {
+            Stamp::Keep => {}
+            Stamp::MaxTimestamp(timestamp_ms) => patch_max_timestamp(buf, timestamp_ms)?,
+            Stamp::LogAppendTime(now_ms) => patch_log_append_time(buf, now_ms)?,
+        }
+        patch_base(buf, base_offset, epoch)
+    }
+}
+
+/// Checks one partition's produce data: exactly one batch of magic 2 that fills `bytes`.
+///
+/// Uncompressed records are walked through, without an allocation. Of compressed ones only the header's facts are
+/// checked: the broker opens them when it has to write them anew (compaction, another codec), and until then
+/// consumers see exactly what the producer compressed.
+///
+/// # Errors
+/// See [`BatchError`]; [`BatchError::kafka_code`] is the answer to the client.
+pub fn check_produced(bytes: &[u8], limits: &BatchLimits) -> Result<BatchSummary, BatchError> {
+    let header = BatchHeader::parse(bytes)?;
+    let size = header.size_in_bytes();
+    if bytes.len() != size {
+        return Err(match bytes.len().checked_sub(size) {
+            Some(trailing) => BatchError::TrailingBytes(trailing),
+            None => BatchError::Truncated { have: bytes.len(), want: size },
+        });
+    }
+    if header.base_offset != 0 {
+        return Err(BatchError::BaseOffset(header.base_offset));
+    }
+    if size > limits.max_message_bytes {
+        return Err(BatchError::TooLarge { size, max: limits.max_message_bytes });
+    }
+    check_crc(&header, bytes)?;
+    let compression = check_header(&header)?;
+
+    let window = Window::of(limits);
+    let latest = match compression {
+        Compression::None => walk(&header, bytes, &window)?,
+        _ => {
+            window.check(header.base_timestamp)?;
+            window.check(header.max_timestamp)?;
+            header.max_timestamp
+        }
+    };
+    let (max_timestamp, stamp) = match limits.timestamp_type {
+        TimestampType::LogAppendTime => (limits.now_ms, Stamp::LogAppendTime(limits.now_ms)),
+        TimestampType::CreateTime if latest == header.max_timestamp => (latest, Stamp::Keep),
+        TimestampType::CreateTime => (latest, Stamp::MaxTimestamp(latest)),
+    };
+    Ok(BatchSummary { header, size, record_count: header.record_count, max_timestamp, compression, stamp })
+}
+
+/// `bytes` begin with the whole batch.
+pub(super) fn check_crc(header: &BatchHeader, bytes: &[u8]) -> Result<(), BatchError> {
+    let want = header.size_in_bytes();
+    let covered =
+        bytes.get(CRC_COVERS_FROM..want).ok_or(BatchError::Truncated { have: bytes.len(), want })?;
+    let computed = crc32c::crc32c(covered);
+    if computed == header.crc { Ok(()) } else { Err(BatchError::Checksum { stored: header.crc, computed }) }
+}
+
+fn check_header(header: &BatchHeader) -> Result<Compression, BatchError> {
+    let BatchHeader { record_count: count, last_offset_delta, .. } = *header;
+    if count <= 0 || last_offset_delta != count - 1 {
+        return Err(BatchError::Count { count, last_offset_delta });
+    }
+    if header.attributes & !PRODUCER_BITS != 0 {
+        return Err(BatchError::Attributes(header.attributes));
+    }
+    if header.is_control() {
+        return Err(BatchError::Control);
+    }
+    let numbered = header.producer_epoch.0 >= 0 && header.base_sequence >= 0;
+    let coherent = if header.has_producer() { numbered } else { !header.is_transactional() };
+    if !coherent {
+        return Err(BatchError::Producer {
+            id: header.producer_id.0,
+            epoch: header.producer_epoch.0,
+            sequence: header.base_sequence,
+        });
+    }
+    if header.timestamp_type() == TimestampType::LogAppendTime {
+        return Err(BatchError::TimestampType);
+    }
+    header.compression()
+}
+
+/// Walks through uncompressed records; returns the latest of their times.
+fn walk(header: &BatchHeader, bytes: &[u8], window: &Window) -> Result<i64, BatchError> {
+    let mut cursor = Cursor(bytes.get(HEADER_LEN..).unwrap_or_default());
+    let mut latest = NO_TIMESTAMP;
+    for index in 0..header.record_count {
+        let fail = |error| BatchError::Record { index, error };
+        let record = cursor.record().map_err(fail)?;
+        if record.offset_delta != index {
+            return Err(fail(RecordError::OffsetDelta(record.offset_delta)));
+        }
+        let timestamp = header
+            .base_timestamp
+            .checked_add(record.timestamp_delta)
+            .ok_or_else(|| fail(RecordError::Timestamp))?;
+        window.check(timestamp)?;
+        latest = latest.max(timestamp);
+    }
+    if !cursor.0.is_empty() {
+        let error = RecordError::Excess(cursor.0.len());
+        return Err(BatchError::Record { index: header.record_count, error });
+    }
+    Ok(latest)
+}
+
+/// The times that a topic accepts. Under LogAppendTime the producer's are of no account.
+struct Window {
+    earliest_ms: i64,
+    latest_ms: i64,
+}
+
+impl Window {
+    fn of(limits: &BatchLimits) -> Window {
+        match limits.timestamp_type {
+            TimestampType::LogAppendTime => Window { earliest_ms: i64::MIN, latest_ms: i64::MAX },
+            TimestampType::CreateTime => Window {
+                earliest_ms: limits.now_ms.saturating_sub(limits.before_max_ms),
+                latest_ms: limits.now_ms.saturating_add(limits.after_max_ms),
+            },
+        }
+    }
+
+    fn check(&self, timestamp_ms: i64) -> Result<(), BatchError> {
+        let Window { earliest_ms, latest_ms } = *self;
+        if timestamp_ms == NO_TIMESTAMP || (earliest_ms..=latest_ms).contains(&timestamp_ms) {
+            Ok(())
+        } else {
+            Err(BatchError::Timestamp { timestamp_ms, earliest_ms, latest_ms })
+        }
+    }
+}
