@@ -22,7 +22,7 @@ use kcat::Kcat;
 use process::Run;
 use tools::Tools;
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub struct Args {
     /// Only these clients; all by default.
     #[arg(value_name = "NAME", value_parser = PossibleValuesParser::new(CLIENTS.map(|client| client.name)))]

@@ -103,8 +103,8 @@ func sameBytes(a, b []byte) bool {
 func compare(have *kgo.Record, index int) error {
 	want := expected(have.Topic, int(have.Partition), index)
 	differs := func(field string, a, b any) error {
-		return fmt.Errorf("%s/%d record %d: %s is %.200q, expected %.200q",
-			have.Topic, have.Partition, index, field, fmt.Sprint(a), fmt.Sprint(b))
+		return fmt.Errorf("%s/%d record %d: %s is %.300s, expected %.300s",
+			have.Topic, have.Partition, index, field, fmt.Sprintf("%#v", a), fmt.Sprintf("%#v", b))
 	}
 	switch at := timestampMs(int(have.Partition), index); {
 	case have.Offset != int64(index):

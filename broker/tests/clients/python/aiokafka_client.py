@@ -50,42 +50,40 @@ async def write(args):
 
 
 async def read(args):
-    reader = AIOKafkaConsumer(
+    async with AIOKafkaConsumer(
         bootstrap_servers=args.bootstrap,
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="none",
         fetch_max_wait_ms=100,  # questions about offsets wait behind the long poll on the same connection
-    )
-    await reader.start()
-    assigned = [TopicPartition(topic, partition) for topic, partition in r.partitions(args)]
-    reader.assign(assigned)
-    for at in assigned:
-        reader.seek(at, 0)
-    records = r.Reader(args)
-    while records.missing:
-        polled = await reader.getmany(timeout_ms=TIMEOUT_S * 1000)
-        for at, messages in (polled or records.wait_is_over()).items():
-            for m in messages:
-                records.take(*at, r.Record(m.offset, m.timestamp, m.key, m.value, list(m.headers)))
+    ) as reader:
+        assigned = [TopicPartition(topic, partition) for topic, partition in r.partitions(args)]
+        reader.assign(assigned)
+        for at in assigned:
+            reader.seek(at, 0)
+        records = r.Reader(args)
+        while records.missing:
+            polled = await reader.getmany(timeout_ms=TIMEOUT_S * 1000)
+            for at, messages in (polled or records.wait_is_over()).items():
+                for m in messages:
+                    records.take(*at, r.Record(m.offset, m.timestamp, m.key, m.value, list(m.headers)))
 
-    earliest, latest = await reader.beginning_offsets(assigned), await reader.end_offsets(assigned)
-    for_times = [
-        await reader.offsets_for_times({at: time(at.partition, args.records) for at in assigned})
-        for time in r.TIMES.values()
-    ]
-    for at in assigned:
-        offsets = [answers[at] and answers[at].offset for answers in for_times]
-        r.check_offsets(*at, args.records, earliest[at], latest[at], offsets)
+        earliest, latest = await reader.beginning_offsets(assigned), await reader.end_offsets(assigned)
+        for_times = [
+            await reader.offsets_for_times({at: time(at.partition, args.records) for at in assigned})
+            for time in r.TIMES.values()
+        ]
+        for at in assigned:
+            offsets = [answers[at] and answers[at].offset for answers in for_times]
+            r.check_offsets(*at, args.records, earliest[at], latest[at], offsets)
 
-    at = TopicPartition(args.topics[0], 0)
-    reader.assign([at])
-    reader.seek(at, args.records + 1000)
-    try:
-        r.check(False, "a fetch beyond the end gave", await asyncio.wait_for(reader.getone(), TIMEOUT_S))
-    except OffsetOutOfRangeError:
-        pass
-    await reader.stop()
+        at = TopicPartition(args.topics[0], 0)
+        reader.assign([at])
+        reader.seek(at, args.records + 1000)
+        try:
+            r.check(False, "a fetch beyond the end gave", await asyncio.wait_for(reader.getone(), TIMEOUT_S))
+        except OffsetOutOfRangeError:
+            pass
 
     # Not by asking for its metadata: that would create it.
     admin = AIOKafkaAdminClient(bootstrap_servers=args.bootstrap)
