@@ -70,7 +70,7 @@ func expected(topic string, partition, index int) *kgo.Record {
 		r.Value = pseudoRandomBytes(seed, 17)
 	}
 	if index == 10 {
-		r.Value = pseudoRandomBytes(seed, 100_000)
+		r.Value = bytes.Repeat(pseudoRandomBytes(seed, 1000), 100)
 	}
 	switch index % 4 {
 	case 1:

@@ -46,7 +46,7 @@ function record(topic, partition, index) {
     () => Buffer.from(`{"i":${index}}`),
     () => pseudoRandomBytes(seed, 17),
   ][index % 7]()
-  if (index === 10) value = pseudoRandomBytes(seed, 100_000)
+  if (index === 10) value = Buffer.alloc(100_000, pseudoRandomBytes(seed, 1000))
   if (limited(topic) && key === null && value === null) value = Buffer.alloc(0)
   // As kafkajs has them: one value, or the values of a repeated key, by key.
   const headers = [

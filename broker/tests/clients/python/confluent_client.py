@@ -35,6 +35,8 @@ def write(args):
             "acks": "all" if idempotent else "1",
             "compression.type": codec or "none",
             "linger.ms": 5,
+            # Else a retry, as on a new topic that has no leader yet, would reorder the records.
+            "max.in.flight": 5 if idempotent else 1,
         })
         acked = {}
 

@@ -1,7 +1,8 @@
 """kafka-python: pure Python, with the codec its standard library has (gzip)."""
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import OffsetOutOfRangeError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
+from kafka.admin import OffsetSpec
+from kafka.errors import BrokerResponseError, OffsetOutOfRangeError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
 
 import records as r
 
@@ -12,10 +13,11 @@ def create(args, admin, topic):
     new = {topic: {"num_partitions": args.partitions, "replication_factor": 1, "configs": r.TOPIC_CONFIG}}
     admin.create_topics(new)
     try:
-        admin.create_topics(new)
+        r.check(False, topic, "was created twice", admin.create_topics(new))
     except TopicAlreadyExistsError:
-        return
-    r.check(False, topic, "was created twice")
+        pass
+    asked = {TopicPartition(topic, p): OffsetSpec.LATEST for p in range(args.partitions)}
+    r.until_led(lambda: admin.list_partition_offsets(asked), BrokerResponseError)
 
 
 def write(args):

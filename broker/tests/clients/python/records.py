@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 import zlib
 from collections import namedtuple
 
@@ -62,7 +63,7 @@ def record(topic, partition, index):
         lambda: pseudo_random_bytes(seed, 17),
     ][index % 7]()
     if index == 10:
-        value = pseudo_random_bytes(seed, 100_000)
+        value = pseudo_random_bytes(seed, 1000) * 100
     headers = [
         [],
         [("h", b"1")],
@@ -80,6 +81,17 @@ def offset_for_time(partition, records, timestamp):
     """The first offset, in the log's order, whose timestamp is at least `timestamp`; None if there is none."""
     found = (i for i in range(records) if timestamp_ms(partition, i) >= timestamp)
     return next(found, None)
+
+
+def until_led(ask, error):
+    """Calls `ask`, which needs the leaders of a new topic, until it no longer raises `error` (../README.md)."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return ask()
+        except error as not_yet:
+            check(time.monotonic() < deadline, "no leader:", not_yet)
+            time.sleep(0.02)
 
 
 def partitions(args):
@@ -145,8 +157,8 @@ def check_offsets(topic, partition, records, earliest, latest, for_times):
     """`for_times`: for each of TIMES, in order, an offset, or None if no record is as late."""
     check(earliest == 0, f"{topic}/{partition}: earliest offset {earliest}, expected 0")
     check(latest == records, f"{topic}/{partition}: latest offset {latest}, expected {records}")
-    for (name, time), got in zip(TIMES.items(), for_times, strict=True):
-        want = offset_for_time(partition, records, time(partition, records))
+    for (name, at), got in zip(TIMES.items(), for_times, strict=True):
+        want = offset_for_time(partition, records, at(partition, records))
         check(got == want, f"{topic}/{partition}: the offset for a time {name} is {got}, expected {want}")
 
 

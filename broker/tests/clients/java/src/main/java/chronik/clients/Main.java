@@ -8,8 +8,10 @@ import java.util.Set;
 import java.util.concurrent.Future;
 import java.util.function.IntToLongFunction;
 import java.util.stream.Collectors;
+import java.util.stream.IntStream;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.NewTopic;
+import org.apache.kafka.clients.admin.OffsetSpec;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.ConsumerRecords;
@@ -78,6 +80,10 @@ public final class Main {
         admin.createTopics(topics).all().get();
         Check.fails(TopicExistsException.class, "create " + topic + " again",
             () -> admin.createTopics(topics).all().get());
+        // Asks again by itself while a partition has no leader.
+        Map<TopicPartition, OffsetSpec> end = IntStream.range(0, args.partitions()).boxed()
+            .collect(Collectors.toMap(partition -> new TopicPartition(topic, partition), p -> OffsetSpec.latest()));
+        admin.listOffsets(end).all().get();
     }
 
     private static void write(Arguments args) throws Exception {

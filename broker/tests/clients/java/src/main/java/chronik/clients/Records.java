@@ -65,7 +65,10 @@ final class Records {
             default -> pseudoRandomBytes(seed, 17);
         };
         if (index == 10) {
-            value = pseudoRandomBytes(seed, 100_000);
+            value = new byte[100_000];
+            for (int at = 0; at < value.length; at += 1000) {
+                System.arraycopy(pseudoRandomBytes(seed, 1000), 0, value, at, 1000);
+            }
         }
         List<Header> headers = new ArrayList<>();
         switch (index % 4) {
