@@ -71,10 +71,9 @@ const RECORDS: u32 = 60;
 const MORE_RECORDS: u32 = 30;
 
 pub fn run(root: &Path, args: &Args) -> Result<()> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let target = std::path::absolute(crate::target_dir(root))?;
     let chosen: Vec<&Client> =
         CLIENTS.iter().filter(|c| args.names.is_empty() || args.names.iter().any(|n| n == c.name)).collect();
-    let target = std::path::absolute(target)?;
     let places = Places::new(root, &target);
     let begun = Instant::now();
     install(&places, &chosen)?;

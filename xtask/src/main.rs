@@ -1,6 +1,8 @@
 //! `cargo xtask`: the one entry to the project's tasks. CI calls the same commands.
 
+mod bench;
 mod clients;
+mod crash;
 mod fuzz;
 mod shapes;
 
@@ -12,8 +14,12 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
 enum Task {
+    /// Measure Chronik beside Apache Kafka and the floor, and print one table.
+    Bench(bench::Args),
     /// Test the broker with Kafka's own clients.
     Clients(clients::Args),
+    /// Crash, power-loss and fault tests against the real broker.
+    Crash(crash::Args),
     /// Generate the request guard's table of message shapes from Kafka's schemas.
     Shapes(shapes::Args),
     /// Fuzz the decoders with libFuzzer, on the stable toolchain.
@@ -23,7 +29,9 @@ enum Task {
 fn main() -> Result<()> {
     let root = root()?;
     match Task::parse() {
+        Task::Bench(args) => bench::run(&root, &args),
         Task::Clients(args) => clients::run(&root, &args),
+        Task::Crash(args) => crash::run(&root, &args),
         Task::Shapes(args) => shapes::run(&root, &args),
         Task::Fuzz(args) => fuzz::run(&root, &args),
     }
@@ -33,4 +41,9 @@ fn main() -> Result<()> {
 fn root() -> Result<PathBuf> {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
     Ok(xtask.parent().context("xtask lies outside a workspace")?.to_owned())
+}
+
+/// Where cargo builds to.
+fn target_dir(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
 }

@@ -101,7 +101,9 @@ mod tests {
         file.write_all(b"s3cret\n").unwrap();
         assert_eq!(access.check(THERE, Some(b"Bearer s3cret")), Ok(()));
         assert_eq!(access.check(THERE, Some(b"bearer s3cret ")), Ok(()));
-        for wrong in [None, Some(&b"Bearer s3cre"[..]), Some(b"Bearer s3cret1"), Some(b"s3cret"), Some(b"Bearer")] {
+        for wrong in
+            [None, Some(&b"Bearer s3cre"[..]), Some(b"Bearer s3cret1"), Some(b"s3cret"), Some(b"Bearer")]
+        {
             assert!(matches!(access.check(HERE, wrong), Err(Denied::Unauthenticated(_))), "{wrong:?}");
         }
         // The next token counts at once.

@@ -108,7 +108,9 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/metrics", get(metrics))
         .merge(v1)
         .fallback(|| async { error(StatusCode::NOT_FOUND, "no such path") })
-        .method_not_allowed_fallback(|| async { error(StatusCode::METHOD_NOT_ALLOWED, "not with this method") })
+        .method_not_allowed_fallback(|| async {
+            error(StatusCode::METHOD_NOT_ALLOWED, "not with this method")
+        })
         .with_state(admin)
 }
 
@@ -141,9 +143,8 @@ async fn guard(
 async fn livez(State(admin): State<Arc<Admin>>) -> Response {
     match admin.health.failure() {
         None => Json(json!({ "live": true })).into_response(),
-        Some(why) => {
-            (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "live": false, "reasons": [why] }))).into_response()
-        }
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "live": false, "reasons": [why] })))
+            .into_response(),
     }
 }
 

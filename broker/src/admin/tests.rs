@@ -31,7 +31,10 @@ async fn health_says_why() {
     assert!(ask(address, "GET /livez HTTP/1.1").await.starts_with("HTTP/1.1 200"));
     admin.health.unmet("log-recovered", "3 of 8 WAL files read");
     let answer = ask(address, "GET /readyz HTTP/1.1").await;
-    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("log-recovered: 3 of 8 WAL files read"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.contains("log-recovered: 3 of 8 WAL files read"),
+        "{answer}"
+    );
     Health::CONDITIONS.iter().for_each(|c| admin.health.met(c));
     let answer = ask(address, "GET /readyz HTTP/1.1").await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"ready\":true"), "{answer}");
@@ -47,7 +50,9 @@ async fn metrics_are_open_and_v1_is_not() {
     let token = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(token.path(), "t0ken").unwrap();
     let (address, _admin) = start(Some(token.path().into())).await;
-    assert!(ask(address, "GET /metrics HTTP/1.1").await.contains("chronik_requests_total{api=\"Produce\"} 0"));
+    assert!(
+        ask(address, "GET /metrics HTTP/1.1").await.contains("chronik_requests_total{api=\"Produce\"} 0")
+    );
     let answer = ask(address, "GET /v1/identity HTTP/1.1").await;
     assert!(answer.starts_with("HTTP/1.1 401") && answer.contains("www-authenticate: Bearer"), "{answer}");
     let answer = ask(address, "GET /v1/identity HTTP/1.1\r\nAuthorization: Bearer t0ken").await;
@@ -80,7 +85,9 @@ async fn the_broker_shows_itself_and_its_cluster() {
         assert!(identity.contains(part), "{part}: {identity}");
     }
     let cluster = ask(address, "GET /v1/cluster HTTP/1.1").await;
-    for part in ["\"controllerId\":1", "\"fenced\":false", "\"PLAINTEXT://127.0.0.1:9092\"", "\"underReplicated\":0"] {
+    for part in
+        ["\"controllerId\":1", "\"fenced\":false", "\"PLAINTEXT://127.0.0.1:9092\"", "\"underReplicated\":0"]
+    {
         assert!(cluster.contains(part), "{part}: {cluster}");
     }
 }

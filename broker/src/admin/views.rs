@@ -1,7 +1,7 @@
 //! The answers of `/v1`, from the broker's own state and its metadata image.
 
-use chronik_core::metadata::{MetadataImage, PartitionImage};
 use chronik_core::metadata::image::NO_LEADER;
+use chronik_core::metadata::{MetadataImage, PartitionImage};
 use serde::Serialize;
 
 use crate::api::Broker;

@@ -6,7 +6,7 @@ use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse};
 
 use super::{Api, Reply, Request, TABLE};
 
-pub const API: Api = Api { key: ApiKey::ApiVersions, min: 0, max: 4, serve };
+pub const API: Api = Api { key: ApiKey::ApiVersions, min: 0, max: 4, serve: super::Serve::Call(serve) };
 
 fn serve(mut request: Request) -> Reply {
     let body: ApiVersionsRequest = match request.decode() {
@@ -70,7 +70,10 @@ mod tests {
             let response: ApiVersionsResponse = fixture.call(version, &request).await;
             assert_eq!((response.error_code, response.api_keys.len()), (0, TABLE.len()));
             for (told, api) in response.api_keys.iter().zip(TABLE) {
-                assert_eq!((told.api_key, told.min_version, told.max_version), (api.key as i16, api.min, api.max));
+                assert_eq!(
+                    (told.api_key, told.min_version, told.max_version),
+                    (api.key as i16, api.min, api.max)
+                );
             }
         }
         assert_eq!(&*fixture.conn.software.get().unwrap().0, "apache-kafka-java");
@@ -79,7 +82,8 @@ mod tests {
     #[tokio::test]
     async fn a_version_of_the_future_gets_version_0_and_error_35() {
         let fixture = Fixture::new().await;
-        let frame = fixture.call_raw(ApiKey::ApiVersions as i16, 99, bytes::Bytes::from_static(b"\xff\xff")).await;
+        let frame =
+            fixture.call_raw(ApiKey::ApiVersions as i16, 99, bytes::Bytes::from_static(b"\xff\xff")).await;
         // Size, correlation id, error, one key: 18 from 0 to 4.
         let expected = [0, 0, 0, 16, 0, 0, 0, 7, 0, 35, 0, 0, 0, 1, 0, 18, 0, 0, 0, 4];
         assert_eq!(frame.unwrap(), expected);

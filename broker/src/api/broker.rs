@@ -59,9 +59,10 @@ impl Broker {
         match tokio::time::timeout(limit, change).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(stopped)) => Err(ControllerError::new(ErrorCode::UnknownServerError, stopped.to_string())),
-            Err(_) => {
-                Err(ControllerError::new(ErrorCode::RequestTimedOut, "The metadata change was not finished in time"))
-            }
+            Err(_) => Err(ControllerError::new(
+                ErrorCode::RequestTimedOut,
+                "The metadata change was not finished in time",
+            )),
         }
     }
 }

@@ -1,8 +1,6 @@
 //! CreatePartitions (37): topics grow, and never shrink.
 
-use std::collections::BTreeMap;
-
-use chronik_core::controller::{ControllerError, ErrorCode, NewPartitions, create_partitions};
+use chronik_core::controller::{NewPartitions, create_partitions};
 use chronik_core::ids::BrokerId;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
@@ -10,7 +8,7 @@ use kafka_protocol::messages::{ApiKey, CreatePartitionsRequest, CreatePartitions
 
 use super::{Api, Reply, Request, text};
 
-pub const API: Api = Api { key: ApiKey::CreatePartitions, min: 0, max: 3, serve };
+pub const API: Api = Api { key: ApiKey::CreatePartitions, min: 0, max: 3, serve: super::Serve::Call(serve) };
 
 fn serve(mut request: Request) -> Reply {
     let body: CreatePartitionsRequest = match request.decode() {
@@ -19,22 +17,14 @@ fn serve(mut request: Request) -> Reply {
     };
     let broker = request.broker.clone();
     request.later(async move {
-        let mut times = BTreeMap::<String, usize>::new();
-        for topic in &body.topics {
-            *times.entry(topic.name.to_string()).or_default() += 1;
-        }
-        let unique: Vec<NewPartitions> =
-            body.topics.iter().filter(|t| times.get(&**t.name) == Some(&1)).map(new_partitions).collect();
-        let names: Vec<String> = unique.iter().map(|t| t.name.clone()).collect();
+        let topics: Vec<NewPartitions> = body.topics.iter().map(new_partitions).collect();
+        let names: Vec<String> = topics.iter().map(|t| t.name.clone()).collect();
         let validate_only = body.validate_only;
         let decided = broker
-            .change(body.timeout_ms, move |image| create_partitions(image, &unique, validate_only))
+            .change(body.timeout_ms, move |image| create_partitions(image, &topics, validate_only))
             .await;
         let outcomes = decided.unwrap_or_else(|e| names.into_iter().map(|n| (n, Err(e.clone()))).collect());
-        let repeated = times.into_iter().filter(|(_, n)| *n > 1).map(|(name, _)| {
-            (name, Err(ControllerError::new(ErrorCode::InvalidRequest, "Duplicate topic name.")))
-        });
-        let results = outcomes.into_iter().chain(repeated).map(|(name, outcome)| {
+        let results = outcomes.into_iter().map(|(name, outcome)| {
             let result = CreatePartitionsTopicResult::default().with_name(TopicName(text(name)));
             match outcome {
                 Ok(()) => result,
@@ -49,9 +39,10 @@ fn serve(mut request: Request) -> Reply {
 }
 
 fn new_partitions(topic: &CreatePartitionsTopic) -> NewPartitions {
-    let assignments = topic.assignments.as_ref().map(|list| {
-        list.iter().map(|a| a.broker_ids.iter().map(|id| BrokerId(id.0)).collect()).collect()
-    });
+    let assignments = topic
+        .assignments
+        .as_ref()
+        .map(|list| list.iter().map(|a| a.broker_ids.iter().map(|id| BrokerId(id.0)).collect()).collect());
     NewPartitions { name: topic.name.to_string(), count: topic.count, assignments }
 }
 
@@ -59,12 +50,18 @@ fn new_partitions(topic: &CreatePartitionsTopic) -> NewPartitions {
 mod tests {
     use super::*;
     use crate::api::testing::Fixture;
+    use chronik_core::controller::ErrorCode;
 
     fn ask(topics: &[(&str, i32)]) -> CreatePartitionsRequest {
         let topic = |(name, count): &(&str, i32)| {
-            CreatePartitionsTopic::default().with_name(TopicName(text(*name))).with_count(*count).with_assignments(None)
+            CreatePartitionsTopic::default()
+                .with_name(TopicName(text(*name)))
+                .with_count(*count)
+                .with_assignments(None)
         };
-        CreatePartitionsRequest::default().with_topics(topics.iter().map(topic).collect()).with_timeout_ms(10_000)
+        CreatePartitionsRequest::default()
+            .with_topics(topics.iter().map(topic).collect())
+            .with_timeout_ms(10_000)
     }
 
     #[tokio::test]
@@ -90,9 +87,10 @@ mod tests {
             (&[("a", 3), ("a", 4)][..], ErrorCode::InvalidRequest),
         ] {
             let response: CreatePartitionsResponse = fixture.call(3, &ask(topics)).await;
-            assert_eq!((response.results.len(), response.results[0].error_code), (1, code.code()), "{topics:?}");
+            assert!(response.results.iter().all(|r| r.error_code == code.code()), "{topics:?}");
         }
-        let only: CreatePartitionsResponse = fixture.call(3, &ask(&[("a", 9)]).with_validate_only(true)).await;
+        let only: CreatePartitionsResponse =
+            fixture.call(3, &ask(&[("a", 9)]).with_validate_only(true)).await;
         assert_eq!(only.results[0].error_code, 0);
         assert_eq!(fixture.broker.metadata.image().topic("a").unwrap().partitions.len(), 2);
     }

@@ -1,8 +1,6 @@
 //! CreateTopics (19).
 
-use std::collections::BTreeMap;
-
-use chronik_core::controller::{ControllerError, CreatedTopic, ErrorCode, NewTopic, create_topics};
+use chronik_core::controller::{ControllerError, CreatedTopic, NewTopic, create_topics};
 use chronik_core::ids::{BrokerId, TopicId, Uuid};
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
@@ -10,7 +8,7 @@ use kafka_protocol::messages::{ApiKey, CreateTopicsRequest, CreateTopicsResponse
 
 use super::{Api, Reply, Request, text};
 
-pub const API: Api = Api { key: ApiKey::CreateTopics, min: 2, max: 7, serve };
+pub const API: Api = Api { key: ApiKey::CreateTopics, min: 2, max: 7, serve: super::Serve::Call(serve) };
 
 fn serve(mut request: Request) -> Reply {
     let body: CreateTopicsRequest = match request.decode() {
@@ -20,22 +18,15 @@ fn serve(mut request: Request) -> Reply {
     let broker = request.broker.clone();
     let version = request.head.version;
     request.later(async move {
-        let mut times = BTreeMap::<String, usize>::new();
-        for topic in &body.topics {
-            *times.entry(topic.name.to_string()).or_default() += 1;
-        }
-        let unique: Vec<NewTopic> =
-            body.topics.iter().filter(|t| times.get(&**t.name) == Some(&1)).map(new_topic).collect();
-        let names: Vec<String> = unique.iter().map(|t| t.name.clone()).collect();
+        let topics: Vec<NewTopic> = body.topics.iter().map(new_topic).collect();
+        let names: Vec<String> = topics.iter().map(|t| t.name.clone()).collect();
         let validate_only = body.validate_only;
         let mut fresh = || TopicId(Uuid::new_v4());
-        let decided =
-            broker.change(body.timeout_ms, move |image| create_topics(image, &unique, validate_only, &mut fresh)).await;
+        let decided = broker
+            .change(body.timeout_ms, move |image| create_topics(image, &topics, validate_only, &mut fresh))
+            .await;
         let outcomes = decided.unwrap_or_else(|e| names.into_iter().map(|n| (n, Err(e.clone()))).collect());
-        let repeated = times.into_iter().filter(|(_, n)| *n > 1).map(|(name, _)| {
-            (name, Err(ControllerError::new(ErrorCode::InvalidRequest, "Duplicate topic name.")))
-        });
-        let results = outcomes.into_iter().chain(repeated).map(|(name, outcome)| {
+        let results = outcomes.into_iter().map(|(name, outcome)| {
             if let Err(e) = &outcome {
                 broker.metrics.error(API.key as i16, e.code.code());
             }
@@ -52,11 +43,19 @@ fn new_topic(topic: &CreatableTopic) -> NewTopic {
         num_partitions: topic.num_partitions,
         replication_factor: topic.replication_factor,
         assignments: topic.assignments.iter().map(|a| (a.partition_index, brokers(&a.broker_ids))).collect(),
-        configs: topic.configs.iter().map(|c| (c.name.to_string(), c.value.as_ref().map(|v| v.to_string()))).collect(),
+        configs: topic
+            .configs
+            .iter()
+            .map(|c| (c.name.to_string(), c.value.as_ref().map(|v| v.to_string())))
+            .collect(),
     }
 }
 
-fn result(name: String, outcome: Result<CreatedTopic, ControllerError>, version: i16) -> CreatableTopicResult {
+fn result(
+    name: String,
+    outcome: Result<CreatedTopic, ControllerError>,
+    version: i16,
+) -> CreatableTopicResult {
     let result = CreatableTopicResult::default().with_name(TopicName(text(name)));
     match outcome {
         Err(e) => result.with_error_code(e.code.code()).with_error_message(Some(text(e.message))),
@@ -83,6 +82,7 @@ fn result(name: String, outcome: Result<CreatedTopic, ControllerError>, version:
 mod tests {
     use super::*;
     use crate::api::testing::Fixture;
+    use chronik_core::controller::ErrorCode;
     use kafka_protocol::messages::create_topics_request::CreatableTopicConfig;
 
     fn topic(name: &str, partitions: i32) -> CreatableTopic {
@@ -124,7 +124,8 @@ mod tests {
     async fn refusals_carry_kafkas_codes() {
         let fixture = Fixture::new().await;
         fixture.create_topic("there", 1).await;
-        let bad_config = CreatableTopicConfig::default().with_name(text("no.such")).with_value(Some(text("1")));
+        let bad_config =
+            CreatableTopicConfig::default().with_name(text("no.such")).with_value(Some(text("1")));
         for (topic, code) in [
             (topic("there", 1), ErrorCode::TopicAlreadyExists),
             (topic("a b", 1), ErrorCode::InvalidTopic),
@@ -145,13 +146,14 @@ mod tests {
         let request = ask(vec![topic("twice", 1), topic("once", 1), topic("twice", 1)]);
         let response: CreateTopicsResponse = fixture.call(7, &request).await;
         let codes: Vec<_> = response.topics.iter().map(|t| (t.name.to_string(), t.error_code)).collect();
-        assert_eq!(codes, [("once".to_string(), 0), ("twice".to_string(), 42)]);
+        assert_eq!(codes, [("twice".to_string(), 42), ("once".to_string(), 0), ("twice".to_string(), 42)]);
     }
 
     #[tokio::test]
     async fn validation_alone_creates_nothing() {
         let fixture = Fixture::new().await;
-        let response: CreateTopicsResponse = fixture.call(7, &ask(vec![topic("x", 1)]).with_validate_only(true)).await;
+        let response: CreateTopicsResponse =
+            fixture.call(7, &ask(vec![topic("x", 1)]).with_validate_only(true)).await;
         assert_eq!(response.topics[0].error_code, 0);
         assert!(fixture.broker.metadata.image().topic("x").is_none());
     }

@@ -8,7 +8,7 @@ use kafka_protocol::messages::{ApiKey, DeleteTopicsRequest, DeleteTopicsResponse
 
 use super::{Api, Reply, Request, text};
 
-pub const API: Api = Api { key: ApiKey::DeleteTopics, min: 1, max: 6, serve };
+pub const API: Api = Api { key: ApiKey::DeleteTopics, min: 1, max: 6, serve: super::Serve::Call(serve) };
 
 fn serve(mut request: Request) -> Reply {
     let body: DeleteTopicsRequest = match request.decode() {
@@ -112,7 +112,10 @@ mod tests {
         let id = fixture.create_topic("a", 1).await.0;
         let response: DeleteTopicsResponse = fixture.call(6, &states(vec![(None, id)])).await;
         let result = &response.responses[0];
-        assert_eq!((result.error_code, result.topic_id, result.name.as_deref().map(|n| &**n)), (0, id, Some("a")));
+        assert_eq!(
+            (result.error_code, result.topic_id, result.name.as_deref().map(|n| &**n)),
+            (0, id, Some("a"))
+        );
         assert!(fixture.broker.metadata.image().topic("a").is_none());
     }
 

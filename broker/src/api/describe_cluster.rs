@@ -6,7 +6,7 @@ use kafka_protocol::messages::{ApiKey, BrokerId, DescribeClusterRequest, Describ
 
 use super::{Api, CLUSTER_OPERATIONS, Reply, Request, text};
 
-pub const API: Api = Api { key: ApiKey::DescribeCluster, min: 0, max: 2, serve };
+pub const API: Api = Api { key: ApiKey::DescribeCluster, min: 0, max: 2, serve: super::Serve::Call(serve) };
 
 /// `EndpointType` of KIP-919.
 const BROKERS: i8 = 1;
@@ -31,9 +31,12 @@ fn serve(mut request: Request) -> Reply {
     };
     if let Some((error, why)) = refusal {
         request.broker.metrics.error(API.key as i16, error.code());
-        return request.head.reply(&response.with_error_code(error.code()).with_error_message(Some(text(why))));
+        return request
+            .head
+            .reply(&response.with_error_code(error.code()).with_error_message(Some(text(why))));
     }
-    let shown = image.brokers().values().filter(|b| !b.fenced || (version >= 2 && body.include_fenced_brokers));
+    let shown =
+        image.brokers().values().filter(|b| !b.fenced || (version >= 2 && body.include_fenced_brokers));
     response.brokers = shown
         .filter_map(|b| {
             let address = b.listener(&request.conn.listener)?;
@@ -65,7 +68,8 @@ mod tests {
     async fn the_cluster_in_every_version() {
         let fixture = Fixture::new().await;
         for version in 0..=2 {
-            let response: DescribeClusterResponse = fixture.call(version, &DescribeClusterRequest::default()).await;
+            let response: DescribeClusterResponse =
+                fixture.call(version, &DescribeClusterRequest::default()).await;
             assert_eq!((response.error_code, &*response.cluster_id), (0, "test-cluster"));
             assert_eq!((response.controller_id.0, response.brokers.len()), (1, 1));
             assert_eq!((&*response.brokers[0].host, response.brokers[0].port), ("127.0.0.1", 9092));
@@ -79,7 +83,9 @@ mod tests {
     #[tokio::test]
     async fn controllers_are_not_asked_for_here() {
         let fixture = Fixture::new().await;
-        for (endpoint, error) in [(2, ResponseError::MismatchedEndpointType), (3, ResponseError::UnsupportedEndpointType)] {
+        for (endpoint, error) in
+            [(2, ResponseError::MismatchedEndpointType), (3, ResponseError::UnsupportedEndpointType)]
+        {
             let request = DescribeClusterRequest::default().with_endpoint_type(endpoint);
             let response: DescribeClusterResponse = fixture.call(1, &request).await;
             assert_eq!(response.error_code, error.code());

@@ -5,7 +5,7 @@ use kafka_protocol::messages::{ApiKey, InitProducerIdRequest, InitProducerIdResp
 
 use super::{Api, Reply, Request};
 
-pub const API: Api = Api { key: ApiKey::InitProducerId, min: 0, max: 5, serve };
+pub const API: Api = Api { key: ApiKey::InitProducerId, min: 0, max: 5, serve: super::Serve::Call(serve) };
 
 fn serve(mut request: Request) -> Reply {
     let body: InitProducerIdRequest = match request.decode() {
@@ -21,7 +21,9 @@ fn serve(mut request: Request) -> Reply {
         // Without a transaction nobody fences: as in Kafka, a producer that comes with an id gets a new one,
         // and raises the epoch of its own when it needs to.
         match broker.metadata.allocate_producer_id().await {
-            Ok(id) => InitProducerIdResponse::default().with_producer_id(ProducerId(id.0)).with_producer_epoch(0),
+            Ok(id) => {
+                InitProducerIdResponse::default().with_producer_id(ProducerId(id.0)).with_producer_epoch(0)
+            }
             Err(e) => {
                 broker.metrics.error(API.key as i16, e.code.code());
                 refused(e.code.code())
@@ -90,7 +92,10 @@ mod tests {
             (transactional("tx"), 15),
         ] {
             let response: InitProducerIdResponse = fixture.call(5, &request).await;
-            assert_eq!((response.error_code, response.producer_id.0, response.producer_epoch), (code, -1, -1));
+            assert_eq!(
+                (response.error_code, response.producer_id.0, response.producer_epoch),
+                (code, -1, -1)
+            );
         }
     }
 }

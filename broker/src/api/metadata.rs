@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chronik_core::controller::{auto_create_topics, check_topic_name};
 use chronik_core::ids::{TopicId, Uuid};
-use chronik_core::metadata::config::{broker_value, table::broker_setting};
+use chronik_core::metadata::config::broker_value_of;
 use chronik_core::metadata::image::INTERNAL_TOPICS;
 use chronik_core::metadata::{MetadataImage, PartitionImage, TopicImage};
 use kafka_protocol::error::ResponseError;
@@ -16,7 +16,7 @@ use kafka_protocol::messages::{ApiKey, BrokerId, MetadataRequest, MetadataRespon
 
 use super::{Api, CLUSTER_OPERATIONS, NOT_ASKED, Reply, Request, TOPIC_OPERATIONS, text};
 
-pub const API: Api = Api { key: ApiKey::Metadata, min: 0, max: 13, serve };
+pub const API: Api = Api { key: ApiKey::Metadata, min: 0, max: 13, serve: super::Serve::Call(serve) };
 
 /// How long a topic's creation may hold up the answer. Later, the client asks again.
 const AUTO_CREATE_MS: i32 = 5_000;
@@ -78,9 +78,12 @@ fn serve(mut request: Request) -> Reply {
     request.later(async move {
         let names = missing.clone();
         let mut fresh = || TopicId(Uuid::new_v4());
-        let created = broker.change(AUTO_CREATE_MS, move |image| auto_create_topics(image, &names, &mut fresh)).await;
+        let created =
+            broker.change(AUTO_CREATE_MS, move |image| auto_create_topics(image, &names, &mut fresh)).await;
         let failed: Vec<(String, i16)> = match created {
-            Ok(topics) => topics.into_iter().filter_map(|(name, t)| Some((name, t.err()?.code.code()))).collect(),
+            Ok(topics) => {
+                topics.into_iter().filter_map(|(name, t)| Some((name, t.err()?.code.code()))).collect()
+            }
             // Whether they will be there, only asking again can tell.
             Err(_) => missing.into_iter().map(|n| (n, ResponseError::LeaderNotAvailable.code())).collect(),
         };
@@ -102,7 +105,9 @@ fn wanted(body: &MetadataRequest, version: i16) -> Result<Wanted, i16> {
         return Err(ResponseError::InvalidRequest.code());
     }
     if topics.iter().any(|t| with_id(t.topic_id)) {
-        return Ok(Wanted::Ids(topics.iter().map(|t| t.topic_id).filter(|id| with_id(*id)).map(TopicId).collect()));
+        return Ok(Wanted::Ids(
+            topics.iter().map(|t| t.topic_id).filter(|id| with_id(*id)).map(TopicId).collect(),
+        ));
     }
     match topics.iter().map(|t| t.name.as_ref().map(|n| n.to_string())).collect() {
         Some(names) => Ok(Wanted::Names(names)),
@@ -121,7 +126,7 @@ fn refused(
 }
 
 fn auto_create(image: &MetadataImage) -> bool {
-    broker_setting("auto.create.topics.enable").is_some_and(|setting| broker_value(image, setting).0 == "true")
+    broker_value_of(image, "auto.create.topics.enable") == "true"
 }
 
 fn fill(
@@ -163,9 +168,12 @@ fn topics(
 ) -> Vec<MetadataResponseTopic> {
     match wanted {
         Wanted::All => image.topics().map(|t| topic(image, t, view)).collect(),
-        Wanted::Names(names) => {
-            names.iter().map(|name| image.topic(name).map_or_else(|| missing(name, failed, view), |t| topic(image, t, view))).collect()
-        }
+        Wanted::Names(names) => names
+            .iter()
+            .map(|name| {
+                image.topic(name).map_or_else(|| missing(name, failed, view), |t| topic(image, t, view))
+            })
+            .collect(),
         Wanted::Ids(ids) => ids
             .iter()
             .map(|id| match image.topic_by_id(*id) {
@@ -201,7 +209,12 @@ fn topic(image: &MetadataImage, topic: &TopicImage, view: &View) -> MetadataResp
         .with_topic_authorized_operations(if view.topic_operations { TOPIC_OPERATIONS } else { NOT_ASKED })
 }
 
-fn partition(image: &MetadataImage, index: i32, p: &PartitionImage, view: &View) -> MetadataResponsePartition {
+fn partition(
+    image: &MetadataImage,
+    index: i32,
+    p: &PartitionImage,
+    view: &View,
+) -> MetadataResponsePartition {
     let reachable = |id: chronik_core::ids::BrokerId| {
         image.broker(id).is_some_and(|b| !b.fenced && b.listener(&view.listener).is_some())
     };
@@ -302,7 +315,11 @@ mod tests {
             for name in ["", ".", "a b", "ü", "slash/"] {
                 let wish = ask(Some(vec![named(name)])).with_allow_auto_topic_creation(allow);
                 let response: MetadataResponse = fixture.call(9, &wish).await;
-                assert_eq!(response.topics[0].error_code, ResponseError::InvalidTopicException.code(), "{name:?}");
+                assert_eq!(
+                    response.topics[0].error_code,
+                    ResponseError::InvalidTopicException.code(),
+                    "{name:?}"
+                );
             }
         }
     }
@@ -313,8 +330,10 @@ mod tests {
         let id = fixture.create_topic("a", 1).await;
         let by_id = |id: Uuid| MetadataRequestTopic::default().with_topic_id(id).with_name(None);
         let stranger = Uuid::from_u128(77);
-        let response: MetadataResponse = fixture.call(12, &ask(Some(vec![by_id(id.0), by_id(stranger)]))).await;
-        let mut got: Vec<_> = response.topics.iter().map(|t| (t.name.as_ref().map(|n| n.to_string()), t.error_code)).collect();
+        let response: MetadataResponse =
+            fixture.call(12, &ask(Some(vec![by_id(id.0), by_id(stranger)]))).await;
+        let mut got: Vec<_> =
+            response.topics.iter().map(|t| (t.name.as_ref().map(|n| n.to_string()), t.error_code)).collect();
         got.sort();
         assert_eq!(got, [(None, 100), (Some("a".to_string()), 0)]);
         // Ids came with version 10, asking by them with 12.
@@ -327,7 +346,9 @@ mod tests {
     async fn operations_only_when_asked() {
         let fixture = Fixture::new().await;
         fixture.create_topic("a", 1).await;
-        let asked = ask(None).with_include_topic_authorized_operations(true).with_include_cluster_authorized_operations(true);
+        let asked = ask(None)
+            .with_include_topic_authorized_operations(true)
+            .with_include_cluster_authorized_operations(true);
         let response: MetadataResponse = fixture.call(8, &asked).await;
         assert_eq!(response.cluster_authorized_operations, CLUSTER_OPERATIONS);
         assert_eq!(response.topics[0].topic_authorized_operations, TOPIC_OPERATIONS);
@@ -340,7 +361,8 @@ mod tests {
     async fn another_listener_sees_no_leader_there() {
         let fixture = Fixture::new().await.on_listener("OTHER");
         fixture.create_topic("a", 1).await;
-        for (version, error) in [(5, ResponseError::LeaderNotAvailable), (6, ResponseError::ListenerNotFound)] {
+        for (version, error) in [(5, ResponseError::LeaderNotAvailable), (6, ResponseError::ListenerNotFound)]
+        {
             let response: MetadataResponse = fixture.call(version, &ask(None)).await;
             let p = &response.topics[0].partitions[0];
             assert_eq!((p.error_code, p.leader_id.0, p.offline_replicas.len()), (error.code(), -1, 1));

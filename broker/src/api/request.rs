@@ -190,7 +190,8 @@ impl RequestHead {
         let failed = |e: anyhow::Error| FrameError::Encode(e.to_string());
         let header = ResponseHeader::default().with_correlation_id(self.correlation_id);
         let header_version = T::header_version(version);
-        let size = header.compute_size(header_version).map_err(failed)? + body.compute_size(version).map_err(failed)?;
+        let size = header.compute_size(header_version).map_err(failed)?
+            + body.compute_size(version).map_err(failed)?;
         let prefix = i32::try_from(size).map_err(|_| FrameError::TooLarge(size))?;
         let mut buffer = BytesMut::with_capacity(4 + size);
         buffer.put_i32(prefix);
@@ -215,7 +216,8 @@ impl RequestHead {
 impl Request {
     /// Decodes the body; the error closes the connection.
     pub fn decode<T: Decodable>(&mut self) -> Result<T, Reply> {
-        T::decode(&mut self.body, self.head.version).map_err(|e| Reply::Close(format!("malformed request: {e}")))
+        T::decode(&mut self.body, self.head.version)
+            .map_err(|e| Reply::Close(format!("malformed request: {e}")))
     }
 
     /// Answers when `answer` is ready. The request's permit is kept until then.
@@ -231,7 +233,9 @@ impl Request {
             if let Some(metrics) = broker.metrics.api(head.api_key) {
                 metrics.time.observe_since(received);
             }
-            head.frame(&body).map_err(|e| tracing::error!(api = head.api_key, version = head.version, "{e}")).ok()
+            head.frame(&body)
+                .map_err(|e| tracing::error!(api = head.api_key, version = head.version, "{e}"))
+                .ok()
         }))
     }
 }
@@ -276,7 +280,10 @@ mod tests {
         let read = |bytes: &'static [u8]| RequestHead::read(&mut Bytes::from_static(bytes)).unwrap_err();
         assert_eq!(read(&[0x7f, 0, 0, 0, 0, 0, 0, 1]), HeadError::UnknownApi(0x7f00));
         assert_eq!(read(&[0, 3, 0, 1, 0, 0, 0, 1, 0, 1, 0xff]), HeadError::ClientId);
-        assert_eq!(read(&[0, 3, 0, 12, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]), HeadError::Tags);
+        assert_eq!(
+            read(&[0, 3, 0, 12, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]),
+            HeadError::Tags
+        );
         assert_eq!(read(&[0, 3, 0, 12, 0, 0, 0, 1, 0xff, 0xff, 1, 0, 9]), HeadError::Tags);
     }
 }

@@ -63,7 +63,6 @@ impl Key {
                 Check::OneOf(words) => format!("one of {}", words.join(", ")),
                 Check::Only { value, why } => format!("{value}: {why}"),
                 Check::WalProfileName => "the name of a WAL profile".to_string(),
-                Check::ReadOnly => "not set".to_string(),
             },
         }
     }

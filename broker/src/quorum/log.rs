@@ -7,16 +7,18 @@ use std::ops::RangeBounds;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use chronik_core::ids::{BrokerId, WalPosition};
 use chronik_core::metadata::MetadataRecord;
 use chronik_core::metadata::record::MetadataError;
+use openraft::entry::RaftPayload;
 use openraft::storage::{LogFlushed, RaftLogStorage};
-use openraft::{LogState, OptionalSend, RaftLogReader, StorageIOError};
+use openraft::{LogState, Membership, OptionalSend, RaftLogReader, StorageIOError};
 use serde::Serialize;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use super::types::{Entry, LogId, StorageError, TypeConfig, Vote};
-use super::wal::{MetaEntry, MetaEntryKind, MetaWal};
+use super::types::{Entry, LogId, StorageError, TypeConfig, Vote, Voter};
+use super::wal::{MetaEntry, MetaEntryKind, MetaWal, Replayed};
 
 /// The first byte of each body: the version of its encoding.
 const BODY_VERSION: u8 = 1;
@@ -24,8 +26,8 @@ const BODY_VERSION: u8 = 1;
 /// Why a replayed log cannot be used.
 #[derive(Debug, Error)]
 pub enum LogError {
-    #[error("metadata log entry {sequence}: {source}")]
-    Entry { sequence: u64, source: MetadataError },
+    #[error("metadata log entry at {position}: {source}")]
+    Entry { position: WalPosition, source: MetadataError },
     #[error("metadata log has a gap: entry {found} follows {expected_after}")]
     Gap { expected_after: u64, found: u64 },
 }
@@ -69,35 +71,45 @@ fn decode<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, MetadataErro
 
 /// The log as it is known to be written or on its way.
 ///
-/// `purged + 1 <= first index`, and the indexes of `entries` have no gap.
+/// The indexes of `entries` have no gap and begin behind `purged`. Only the library's core task writes, one
+/// call at a time, so the order of submission is the order of its calls.
 #[derive(Default)]
 struct State {
-    /// By index; with each the sequence number under which it was written.
-    entries: BTreeMap<u64, (u64, Entry)>,
+    entries: BTreeMap<u64, Entry>,
+    /// Where the entries are that are durable, by index.
+    positions: BTreeMap<u64, WalPosition>,
     purged: Option<LogId>,
     vote: Option<Vote>,
-    next_sequence: u64,
 }
 
 impl State {
     fn last(&self) -> Option<LogId> {
-        self.entries.last_key_value().map(|(_, (_, entry))| entry.log_id).or(self.purged)
+        self.entries.last_key_value().map(|(_, entry)| entry.log_id).or(self.purged)
     }
 
-    fn replay(&mut self, entry: &MetaEntry) -> Result<(), MetadataError> {
+    fn truncate(&mut self, from: u64) {
+        self.entries.split_off(&from);
+        self.positions.split_off(&from);
+    }
+
+    fn purge(&mut self, upto: LogId) {
+        let keep = upto.index.saturating_add(1);
+        self.entries = self.entries.split_off(&keep);
+        self.positions = self.positions.split_off(&keep);
+        self.purged = self.purged.max(Some(upto));
+    }
+
+    fn replay(&mut self, position: WalPosition, entry: &MetaEntry) -> Result<(), MetadataError> {
         match entry.kind {
             MetaEntryKind::Append => {
-                self.entries.split_off(&entry.index);
-                self.entries.insert(entry.index, (entry.sequence, decode_entry(&entry.body)?));
+                self.truncate(entry.index);
+                self.entries.insert(entry.index, decode_entry(&entry.body)?);
+                self.positions.insert(entry.index, position);
             }
-            MetaEntryKind::Truncate => drop(self.entries.split_off(&entry.index)),
-            MetaEntryKind::Purge => {
-                self.entries = self.entries.split_off(&entry.index.saturating_add(1));
-                self.purged = self.purged.max(Some(decode(&entry.body)?));
-            }
+            MetaEntryKind::Truncate => self.truncate(entry.index),
+            MetaEntryKind::Purge => self.purge(decode(&entry.body)?),
             MetaEntryKind::Vote => self.vote = Some(decode(&entry.body)?),
         }
-        self.next_sequence = entry.sequence.saturating_add(1);
         Ok(())
     }
 }
@@ -111,11 +123,11 @@ pub struct LogStore {
 
 impl LogStore {
     /// The log that `replayed` tells of, to be continued in `wal`.
-    pub fn recover(wal: Arc<dyn MetaWal>, replayed: &[MetaEntry]) -> Result<LogStore, LogError> {
+    pub fn recover(wal: Arc<dyn MetaWal>, replayed: &[Replayed]) -> Result<LogStore, LogError> {
         let mut state = State::default();
-        for entry in replayed {
-            let sequence = entry.sequence;
-            state.replay(entry).map_err(|source| LogError::Entry { sequence, source })?;
+        for Replayed { position, entry } in replayed {
+            let replayed = state.replay(*position, entry);
+            replayed.map_err(|source| LogError::Entry { position: *position, source })?;
         }
         let mut before = state.purged.map(|id| id.index);
         for index in state.entries.keys().copied() {
@@ -130,45 +142,31 @@ impl LogStore {
         Ok(LogStore { wal, state: Arc::new(Mutex::new(state)) })
     }
 
-    /// Newest membership in the log, and the last entry's id: what tells whose log this is before the
-    /// library is started on it.
-    pub fn membership(
-        &self,
-    ) -> Option<openraft::Membership<chronik_core::ids::BrokerId, super::types::Voter>> {
-        use openraft::entry::RaftPayload;
-        self.state().entries.values().rev().find_map(|(_, entry)| entry.get_membership().cloned())
+    /// The newest membership in the log: whose log this is, before the library is started on it.
+    pub fn membership(&self) -> Option<Membership<BrokerId, Voter>> {
+        self.state().entries.values().rev().find_map(|entry| entry.get_membership().cloned())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands one entry to the write-ahead log; sequence numbers follow the order of submission, since the
-    /// state stays locked.
+    /// Hands one entry to the write-ahead log. The state must not be locked.
     fn submit(
         &self,
-        state: &mut State,
         kind: MetaEntryKind,
         index: u64,
         body: Bytes,
-        done: impl FnOnce(io::Result<()>) + Send + 'static,
-    ) -> u64 {
-        let sequence = state.next_sequence;
-        state.next_sequence += 1;
-        self.wal.submit(MetaEntry { sequence, kind, index, body }, Box::new(done));
-        sequence
-    }
-
-    fn submit_vote(&self, state: &mut State, vote: &Vote) -> io::Result<oneshot::Receiver<io::Result<()>>> {
-        let body = encode(vote)?;
+    ) -> oneshot::Receiver<io::Result<WalPosition>> {
         let (done, durable) = oneshot::channel();
-        self.submit(state, MetaEntryKind::Vote, 0, body, move |result| drop(done.send(result)));
-        Ok(durable)
+        let done = move |result| drop(done.send(result));
+        self.wal.submit(MetaEntry { kind, index, body }, Box::new(done));
+        durable
     }
 }
 
 /// Waits for a `done`.
-async fn durable(receiver: oneshot::Receiver<io::Result<()>>) -> io::Result<()> {
+async fn durable(receiver: oneshot::Receiver<io::Result<WalPosition>>) -> io::Result<WalPosition> {
     receiver.await.unwrap_or_else(|_| Err(io::Error::other("the metadata log was closed")))
 }
 
@@ -181,7 +179,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         &mut self,
         range: RB,
     ) -> Result<Vec<Entry>, StorageError> {
-        Ok(self.state().entries.range(range).map(|(_, (_, entry))| entry.clone()).collect())
+        Ok(self.state().entries.range(range).map(|(_, entry)| entry.clone()).collect())
     }
 }
 
@@ -199,12 +197,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         let error = |e: io::Error| StorageError::from(StorageIOError::write_vote(&e));
-        let written = {
-            let mut state = self.state();
-            state.vote = Some(*vote);
-            self.submit_vote(&mut state, vote)
-        };
-        durable(written.map_err(error)?).await.map_err(error)
+        let written = self.submit(MetaEntryKind::Vote, 0, encode(vote).map_err(error)?);
+        self.state().vote = Some(*vote);
+        durable(written).await.map_err(error)?;
+        Ok(())
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
@@ -218,22 +214,25 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let mut bodies = Vec::new();
         for entry in entries {
-            bodies.push((encode(&entry).map_err(write_error)?, entry));
+            let index = entry.log_id.index;
+            bodies.push((index, encode(&entry).map_err(write_error)?));
+            self.state().entries.insert(index, entry);
         }
         let last = bodies.len().saturating_sub(1);
         let mut callback = Some(callback);
-        let mut state = self.state();
-        for (at, (body, entry)) in bodies.into_iter().enumerate() {
-            let index = entry.log_id.index;
+        for (at, (index, body)) in bodies.into_iter().enumerate() {
             // Entries become durable in order, so the last one speaks for all.
             let callback = if at == last { callback.take() } else { None };
-            let done = move |result| {
+            let state = self.state.clone();
+            let done = move |result: io::Result<WalPosition>| {
+                if let Ok(position) = result {
+                    state.lock().unwrap_or_else(PoisonError::into_inner).positions.insert(index, position);
+                }
                 if let Some(callback) = callback {
-                    callback.log_io_completed(result);
+                    callback.log_io_completed(result.map(|_| ()));
                 }
             };
-            let sequence = self.submit(&mut state, MetaEntryKind::Append, index, body, done);
-            state.entries.insert(index, (sequence, entry));
+            self.wal.submit(MetaEntry { kind: MetaEntryKind::Append, index, body }, Box::new(done));
         }
         if let Some(nothing_to_write) = callback {
             nothing_to_write.log_io_completed(Ok(()));
@@ -242,36 +241,29 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
-        let (done, written) = oneshot::channel();
-        {
-            let mut state = self.state();
-            state.entries.split_off(&log_id.index);
-            let done = move |result| drop(done.send(result));
-            self.submit(&mut state, MetaEntryKind::Truncate, log_id.index, Bytes::new(), done);
-        }
-        durable(written).await.map_err(write_error)
+        self.state().truncate(log_id.index);
+        let written = self.submit(MetaEntryKind::Truncate, log_id.index, Bytes::new());
+        durable(written).await.map_err(write_error)?;
+        Ok(())
     }
 
     /// Writes what must outlive the purged part, the vote above all, again behind it; then lets go of it.
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
-        let body = encode(&log_id).map_err(write_error)?;
-        let (done, written) = oneshot::channel();
-        let (needed, vote_written) = {
+        let vote = {
             let mut state = self.state();
-            state.entries = state.entries.split_off(&log_id.index.saturating_add(1));
-            state.purged = Some(log_id);
-            let done = move |result| drop(done.send(result));
-            let purge = self.submit(&mut state, MetaEntryKind::Purge, log_id.index, body, done);
-            let vote = state.vote;
-            let vote = vote.map(|vote| self.submit_vote(&mut state, &vote)).transpose();
-            let first = state.entries.first_key_value().map(|(_, (sequence, _))| *sequence);
-            (first.unwrap_or(purge).min(purge), vote.map_err(write_error)?)
+            state.purge(log_id);
+            state.vote
         };
-        durable(written).await.map_err(write_error)?;
-        if let Some(vote_written) = vote_written {
-            durable(vote_written).await.map_err(write_error)?;
+        let purge = self.submit(MetaEntryKind::Purge, log_id.index, encode(&log_id).map_err(write_error)?);
+        if let Some(vote) = vote {
+            let written = self.submit(MetaEntryKind::Vote, 0, encode(&vote).map_err(write_error)?);
+            durable(written).await.map_err(write_error)?;
         }
-        self.wal.release_below(needed);
-        Ok(())
+        let purge = durable(purge).await.map_err(write_error)?;
+        // All entries that are kept were written before the purge, and so are durable, their places known.
+        let needed = self.state().positions.values().fold(purge, |least, position| least.min(*position));
+        let wal = self.wal.clone();
+        let released = tokio::task::spawn_blocking(move || wal.release_below(needed)).await;
+        released.map_err(io::Error::other).and_then(|r| r).map_err(write_error)
     }
 }

@@ -5,6 +5,7 @@
 //! ([`network`]). The rest of the broker knows [`MetadataStore`] only. A broker alone runs the same code with
 //! a quorum of one.
 
+mod disk;
 mod log;
 mod machine;
 mod network;
@@ -13,7 +14,8 @@ mod store;
 mod types;
 mod wal;
 
+pub use disk::{DiskWal, DiskWalError};
 pub use machine::Publisher;
 pub use store::{MetadataStore, QuorumError, QuorumOptions};
 pub use types::Voter;
-pub use wal::{Done, MemoryWal, MetaEntry, MetaEntryKind, MetaWal};
+pub use wal::{Done, MemoryWal, MetaEntry, MetaEntryKind, MetaWal, Replayed};

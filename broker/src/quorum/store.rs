@@ -19,7 +19,7 @@ use super::machine::{Machine, Publisher, Shared};
 use super::network::NoPeers;
 use super::snapshot::{SnapshotDir, SnapshotError};
 use super::types::{Raft, Voter};
-use super::wal::{MemoryWal, MetaEntry, MetaWal};
+use super::wal::{MemoryWal, MetaWal, Replayed};
 
 /// The leader tells its followers this often that it is there; also half of the pace of the library's timer.
 const HEARTBEAT_MS: u64 = 500;
@@ -27,6 +27,9 @@ const HEARTBEAT_MS: u64 = 500;
 const ELECTION_TIMEOUT_MS: (u64, u64) = (1_500, 3_000);
 /// A start that takes longer than this to lead, with a quorum of one, is stuck.
 const LEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the Raft library adds to a batch in its log entry, at most, in bytes.
+const ENTRY_OVERHEAD: u64 = 512;
 
 /// What a store is opened with.
 #[derive(Clone, Debug)]
@@ -82,6 +85,7 @@ pub struct MetadataStore {
     raft: Raft,
     /// Held from a decision until its records are applied, so that each decides on the image before it.
     deciding: Arc<Mutex<()>>,
+    wal: Arc<dyn MetaWal>,
     producer_ids: Mutex<ProducerIdBlock>,
     snapshot_every: u64,
 }
@@ -116,7 +120,7 @@ impl MetadataStore {
     pub async fn open(
         options: QuorumOptions,
         wal: Arc<dyn MetaWal>,
-        replayed: &[MetaEntry],
+        replayed: &[Replayed],
     ) -> Result<Arc<MetadataStore>, QuorumError> {
         let dir = SnapshotDir::open(&options.snapshot_dir)?;
         MetadataStore::start(options, dir, wal, replayed).await
@@ -143,10 +147,10 @@ impl MetadataStore {
         options: QuorumOptions,
         dir: SnapshotDir,
         wal: Arc<dyn MetaWal>,
-        replayed: &[MetaEntry],
+        replayed: &[Replayed],
     ) -> Result<Arc<MetadataStore>, QuorumError> {
         let broker_id = options.local.broker_id;
-        let log = LogStore::recover(wal, replayed)?;
+        let log = LogStore::recover(wal.clone(), replayed)?;
         let machine = Machine::open(dir, options.local.clone())?;
         let shared = machine.shared();
 
@@ -173,6 +177,7 @@ impl MetadataStore {
             shared,
             raft,
             deciding: Arc::default(),
+            wal,
             producer_ids: Mutex::new(ProducerIdBlock { first: ProducerId(0), count: 0 }),
             snapshot_every: options.snapshot_every.max(1),
         });
@@ -210,6 +215,7 @@ impl MetadataStore {
         } else if found != options.cluster_id {
             return Err(QuorumError::OtherCluster { found, expected: options.cluster_id.clone() });
         }
+        self.maybe_snapshot().await;
         Ok(())
     }
 
@@ -244,6 +250,13 @@ impl MetadataStore {
             let fits = delta.replay(record);
             fits.map_err(|e| ControllerError::new(ErrorCode::UnknownServerError, e.to_string()))?;
         }
+        let encoded = serde_json::to_vec(&records).map(|json| json.len()).unwrap_or(usize::MAX);
+        if u64::try_from(encoded).unwrap_or(u64::MAX).saturating_add(ENTRY_OVERHEAD)
+            > self.wal.max_entry_bytes()
+        {
+            let message = "Unable to perform excessively large batch operation.";
+            return Err(ControllerError::new(ErrorCode::PolicyViolation, message));
+        }
         let raft = self.raft.clone();
         let write = tokio::spawn(async move {
             let written = raft.client_write(records).await;
@@ -258,13 +271,17 @@ impl MetadataStore {
             }
             Err(e) => return Err(storage(format!("The metadata could not be written: {e}"))),
         }
-        if self.shared.unsaved_records() >= self.snapshot_every
-            && let Err(e) = self.raft.trigger().snapshot().await
-        {
-            // The change itself is done. `failed` tells that the quorum has stopped.
+        self.maybe_snapshot().await;
+        Ok(outcome)
+    }
+
+    /// Asks for a snapshot when there is much to replay, or when the log's files run out.
+    async fn maybe_snapshot(&self) {
+        let due = self.shared.unsaved_records() >= self.snapshot_every || self.wal.is_crowded();
+        if due && let Err(e) = self.raft.trigger().snapshot().await {
+            // What was changed is done. `failed` tells that the quorum has stopped.
             tracing::warn!("no metadata snapshot: {e}");
         }
-        Ok(outcome)
     }
 
     /// A producer id that no other producer has or had (KIP-98), from this broker's block.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{ControllerError, ErrorCode, after};
 use crate::ids::BrokerId;
 use crate::metadata::config::wal_profiles::{self, ProfileEdits};
-use crate::metadata::config::{ConfigError, ConfigKind, Update, broker_value, table};
+use crate::metadata::config::{ConfigError, ConfigKind, Update, broker_value_of, table};
 use crate::metadata::{ConfigResource, MetadataImage, MetadataRecord};
 
 /// What IncrementalAlterConfigs does to a value, by Kafka's numbers.
@@ -202,7 +202,7 @@ fn evaluate(
         return Err(Refusal::Other(ControllerError::new(ErrorCode::InvalidConfig, message)));
     }
     let own = image.config(resource).and_then(|c| c.get(&op.name)).map(String::as_str);
-    let now = own.unwrap_or_else(|| broker_value(image, broker_name));
+    let now = own.unwrap_or_else(|| broker_value_of(image, broker_name));
     let mut parts: Vec<&str> = now.split(',').map(str::trim).filter(|p| !p.is_empty()).collect();
     for part in value.split(',').map(str::trim) {
         match op.op {

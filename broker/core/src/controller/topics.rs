@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::placement::{MAX_PARTITIONS_PER_REQUEST, place};
 use super::{ControllerError, ErrorCode, after, configs};
 use crate::ids::{BrokerId, LeaderEpoch, PartitionEpoch, TopicId};
-use crate::metadata::config::{ConfigEntry, broker_value, describe_topic};
+use crate::metadata::config::{ConfigEntry, broker_value_of, describe_topic};
 use crate::metadata::image::NO_LEADER;
 use crate::metadata::{ConfigResource, MetadataImage, MetadataRecord, TopicImage};
 
@@ -203,7 +203,7 @@ fn placed_partitions(
     topic: &NewTopic,
     topic_id: TopicId,
 ) -> Result<Vec<NewPartition>, ControllerError> {
-    let default = |name: &str| broker_value(image, name).parse::<i32>().unwrap_or(1);
+    let default = |name: &str| broker_value_of(image, name).parse::<i32>().unwrap_or(1);
     let count = match topic.num_partitions {
         -1 => default("num.partitions"),
         count if count > 0 => count,
@@ -307,7 +307,7 @@ pub fn auto_create_topics(
     names: &[String],
     fresh_id: &mut dyn FnMut() -> TopicId,
 ) -> (Vec<MetadataRecord>, PerTopic<CreatedTopic>) {
-    if broker_value(image, "auto.create.topics.enable") != "true" {
+    if broker_value_of(image, "auto.create.topics.enable") != "true" {
         let message = "This server does not host this topic-partition.";
         let answer = |name: &String| (name.clone(), refuse(ErrorCode::UnknownTopicOrPartition, message));
         return (Vec::new(), names.iter().map(answer).collect());

@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::ids::BrokerId;
 
 pub use describe::{ConfigEntry, ConfigSynonym, describe_broker, describe_broker_default, describe_topic};
-pub use resolve::{Resolver, TimestampType, TopicConfig, broker_value, broker_values};
+pub use resolve::{Resolver, TimestampType, TopicConfig, broker_value, broker_value_of, broker_values};
 pub use table::{BROKER_SETTINGS, BrokerSetting, Check, TOPIC_SETTINGS, TopicSetting, Update};
 
 /// The type of a setting's value, by Kafka's numbers (DescribeConfigs `ConfigType`).

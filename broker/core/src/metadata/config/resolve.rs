@@ -66,11 +66,17 @@ pub fn broker_values<'a>(
     .chain([(setting.default, ConfigSource::Default)])
 }
 
-/// The value of a broker setting in effect on the broker that holds the image; the empty string when the
-/// table has no such setting.
-pub fn broker_value<'a>(image: &'a MetadataImage, name: &str) -> &'a str {
-    let setting = broker_setting(name);
-    setting.and_then(|s| broker_values(image, s).next()).map_or("", |(value, _)| value)
+/// The value of a broker setting in effect on the broker that holds the image, and where it comes from.
+pub fn broker_value<'a>(
+    image: &'a MetadataImage,
+    setting: &'static BrokerSetting,
+) -> (&'a str, ConfigSource) {
+    broker_values(image, setting).next().unwrap_or((setting.default, ConfigSource::Default))
+}
+
+/// The same by name; the empty string when the table has no such setting.
+pub fn broker_value_of<'a>(image: &'a MetadataImage, name: &str) -> &'a str {
+    broker_setting(name).map_or("", |setting| broker_value(image, setting).0)
 }
 
 impl<'a> Resolver<'a> {
@@ -115,7 +121,7 @@ impl<'a> Resolver<'a> {
     fn value<'v>(&'v self, own: Option<&'v ConfigMap>, setting: &TopicSetting) -> &'v str {
         match own.and_then(|c| c.get(setting.name)) {
             Some(value) => value,
-            None => broker_value(self.image, setting.broker_name),
+            None => broker_value_of(self.image, setting.broker_name),
         }
     }
 
