@@ -1,6 +1,7 @@
 //! `cargo xtask`: the one entry to the project's tasks. CI calls the same commands.
 
 mod bench;
+mod clients;
 mod crash;
 mod fuzz;
 mod shapes;
@@ -15,6 +16,8 @@ use clap::Parser;
 enum Task {
     /// Measure Chronik beside Apache Kafka and the floor, and print one table.
     Bench(bench::Args),
+    /// Test the broker with Kafka's own clients.
+    Clients(clients::Args),
     /// Crash, power-loss and fault tests against the real broker.
     Crash(crash::Args),
     /// Generate the request guard's table of message shapes from Kafka's schemas.
@@ -27,6 +30,7 @@ fn main() -> Result<()> {
     let root = root()?;
     match Task::parse() {
         Task::Bench(args) => bench::run(&root, &args),
+        Task::Clients(args) => clients::run(&root, &args),
         Task::Crash(args) => crash::run(&root, &args),
         Task::Shapes(args) => shapes::run(&root, &args),
         Task::Fuzz(args) => fuzz::run(&root, &args),
