@@ -214,7 +214,7 @@ async fn open(
         file_bytes: config.wal_file_bytes,
         max_files: usize::try_from(config.wal_size_bytes / config.wal_file_bytes.max(1)).unwrap_or(2).max(2),
         engine: way.engine,
-        flush: way.flush,
+        flush: data_flush(way.flush),
         in_flight: way.in_flight,
         profiles: observer.profiles.definitions(),
     };
@@ -345,6 +345,16 @@ fn choose_way(config: &Config) -> Result<WalWay> {
     Ok(WalWay { engine, reason, flush, flush_reason, in_flight })
 }
 
+/// The data log's flush mode: the chosen one, unless a test wants to see records lost.
+fn data_flush(chosen: wal::FlushMode) -> wal::FlushMode {
+    #[cfg(feature = "test-switches")]
+    if std::env::var_os("CHRONIK_TEST_NO_FLUSH").is_some() {
+        tracing::error!("RECORDS ARE NOT FLUSHED: the test switch CHRONIK_TEST_NO_FLUSH is set");
+        return wal::FlushMode::Never;
+    }
+    chosen
+}
+
 fn measure(dir: &Path, engine: Engine) -> Result<probe::FlushTimes> {
     probe::flush_times(dir, engine)
         .with_context(|| format!("cannot write to the WAL directory {}", dir.display()))
@@ -383,10 +393,6 @@ fn announce(
     tracing::info!("default WAL profile {}", config.wal_profile);
     if recovered_bytes > 0 {
         tracing::info!("recovered {} MiB of write-ahead log", recovered_bytes >> 20);
-    }
-    #[cfg(feature = "test-switches")]
-    if way.flush == wal::FlushMode::Never {
-        tracing::error!("NOTHING IS FLUSHED: the test switch CHRONIK_TEST_NO_FLUSH is set");
     }
 }
 

@@ -400,6 +400,8 @@ fn default_data_dir(around: &Surroundings) -> Option<PathBuf> {
     }
 }
 
+const OTHER_VARIABLES: [&str; 2] = ["CHRONIK_LOG", "CHRONIK_BOOTSTRAP"];
+
 /// `CHRONIK_…` variables that set nothing, as a mistyped one does. They cannot be refused: Kubernetes puts
 /// such variables beside every Service whose name begins with `chronik`, and those it makes are passed over.
 fn stray_variables(around: &Surroundings) -> Vec<String> {
@@ -411,6 +413,8 @@ fn stray_variables(around: &Surroundings) -> Vec<String> {
             || name.rsplit_once("_PORT").is_some_and(|(_, rest)| port(rest))
     };
     let strays = around.environment.keys().filter(|n| n.starts_with("CHRONIK_"));
+    // CHRONIK_LOG is the log's filter, CHRONIK_BOOTSTRAP the tools'; switches of tests are no configuration.
+    let strays = strays.filter(|n| !OTHER_VARIABLES.contains(&n.as_str()) && !n.starts_with("CHRONIK_TEST_"));
     let strays = strays.filter(|n| !known.contains(*n) && !from_kubernetes(n));
     strays.map(|n| format!("environment variable {n} is no configuration key and was not used")).collect()
 }
