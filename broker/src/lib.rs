@@ -9,4 +9,5 @@ pub mod config;
 pub mod metrics;
 pub mod net;
 pub mod quorum;
+pub mod run;
 pub mod storage;

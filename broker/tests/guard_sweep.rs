@@ -137,6 +137,30 @@ fn random_requests_pass_and_the_estimate_is_close() {
     assert!(estimated < 2 * taken, "{estimated} bytes estimated, {taken} taken");
 }
 
+/// The map of unknown tagged fields costs most when its nodes are filled badly.
+#[test]
+fn a_map_of_many_tags_is_within_the_estimate() {
+    let mut random = Random(5);
+    let metadata = rows().into_iter().find(|row| row.api_key == 3).unwrap();
+    for tags in [1, 11, 12, 17, 100, 1000, 20_000_u32] {
+        for order in 0..3 {
+            let order: Vec<u32> = match order {
+                0 => (0..tags).collect(),
+                1 => (0..tags).rev().collect(),
+                _ => (0..tags).map(|_| random.next() as u32 >> 8).collect(),
+            };
+            let mut body = vec![1, 0, 0];
+            wire::put_varint(&mut body, tags);
+            for tag in order {
+                wire::put_varint(&mut body, tag);
+                body.push(0);
+            }
+            let cost = check(&metadata, 12, &body).unwrap();
+            decode_accepted(&metadata, 12, &body, cost);
+        }
+    }
+}
+
 #[test]
 fn no_truncated_request_passes() {
     let mut random = Random(2);

@@ -125,16 +125,18 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
 
 /// Unpacks the schemas from the jar on Maven Central below `target/`, once.
 fn fetch(root: &Path) -> Result<PathBuf> {
-    let unpacked = root.join("target").join(KAFKA_CLIENTS.replace(':', "-"));
+    let unpacked = crate::target_dir(root).join(KAFKA_CLIENTS.replace(':', "-"));
     let messages = unpacked.join("common/message");
     if messages.is_dir() {
         return Ok(messages);
     }
+    std::fs::create_dir_all(&unpacked)?;
+    // Outside a Maven project the plugin leaves its markers in the current directory.
     let status = Command::new("mvn")
         .args(["-q", "-B", "dependency:unpack", "-Dmdep.unpack.includes=common/message/*.json"])
         .arg(format!("-Dartifact={KAFKA_CLIENTS}"))
         .arg(format!("-DoutputDirectory={}", unpacked.display()))
-        .current_dir(root)
+        .current_dir(&unpacked)
         .status()
         .context("starting mvn (or name a directory with --schemas)")?;
     ensure!(status.success(), "mvn could not unpack {KAFKA_CLIENTS}: {status}");

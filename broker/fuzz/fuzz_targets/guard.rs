@@ -3,14 +3,12 @@
 
 #![no_main]
 
-#[path = "../../tests/every_request/mod.rs"]
-mod every_request;
-
 use std::sync::LazyLock;
 
 use bytes::Bytes;
 use chronik_broker::net::guard::{self, Limits};
-use every_request::Row;
+use chronik_fuzz::every_request::{self, Row};
+use chronik_fuzz::seeds;
 use libfuzzer_sys::fuzz_target;
 
 /// The rows by API key.
@@ -23,7 +21,12 @@ static ROWS: LazyLock<Vec<Option<Row>>> = LazyLock::new(|| {
     by_key
 });
 
-fuzz_target!(|data: &[u8]| {
+fuzz_target!(
+    init: seeds::write(|row, version, body| [&[row.api_key as u8, version as u8], body].concat()),
+    |data| run(data)
+);
+
+fn run(data: &[u8]) {
     let &[key, version, ref body @ ..] = data else { return };
     let limits = Limits { decoded_bytes_max: 16 << 20 };
     let (api_key, version) = (i16::from(key), i16::from(version.cast_signed()));
@@ -37,4 +40,4 @@ fuzz_target!(|data: &[u8]| {
         panic!("API {api_key} v{version}: the guard accepted what does not decode: {error}");
     }
     assert_eq!(body.len() - input.len(), cost.body_bytes, "API {api_key} v{version}");
-});
+}

@@ -8,7 +8,7 @@ use kafka_protocol::messages::{AlterConfigsRequest, AlterConfigsResponse, ApiKey
 
 use super::{Api, Reply, Request, text};
 
-pub const API: Api = Api { key: ApiKey::AlterConfigs, min: 0, max: 2, serve };
+pub const API: Api = Api { key: ApiKey::AlterConfigs, min: 0, max: 2, serve: super::Serve::Call(serve) };
 
 /// The request has no time limit of its own.
 pub(super) const CHANGE_MS: i32 = 30_000;

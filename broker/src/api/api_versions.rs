@@ -6,7 +6,7 @@ use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse};
 
 use super::{Api, Reply, Request, TABLE};
 
-pub const API: Api = Api { key: ApiKey::ApiVersions, min: 0, max: 4, serve };
+pub const API: Api = Api { key: ApiKey::ApiVersions, min: 0, max: 4, serve: super::Serve::Call(serve) };
 
 fn serve(mut request: Request) -> Reply {
     let body: ApiVersionsRequest = match request.decode() {

@@ -8,7 +8,7 @@ use kafka_protocol::messages::{ApiKey, CreatePartitionsRequest, CreatePartitions
 
 use super::{Api, Reply, Request, text};
 
-pub const API: Api = Api { key: ApiKey::CreatePartitions, min: 0, max: 3, serve };
+pub const API: Api = Api { key: ApiKey::CreatePartitions, min: 0, max: 3, serve: super::Serve::Call(serve) };
 
 fn serve(mut request: Request) -> Reply {
     let body: CreatePartitionsRequest = match request.decode() {

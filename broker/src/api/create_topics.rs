@@ -8,7 +8,7 @@ use kafka_protocol::messages::{ApiKey, CreateTopicsRequest, CreateTopicsResponse
 
 use super::{Api, Reply, Request, text};
 
-pub const API: Api = Api { key: ApiKey::CreateTopics, min: 2, max: 7, serve };
+pub const API: Api = Api { key: ApiKey::CreateTopics, min: 2, max: 7, serve: super::Serve::Call(serve) };
 
 fn serve(mut request: Request) -> Reply {
     let body: CreateTopicsRequest = match request.decode() {

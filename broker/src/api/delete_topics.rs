@@ -8,7 +8,7 @@ use kafka_protocol::messages::{ApiKey, DeleteTopicsRequest, DeleteTopicsResponse
 
 use super::{Api, Reply, Request, text};
 
-pub const API: Api = Api { key: ApiKey::DeleteTopics, min: 1, max: 6, serve };
+pub const API: Api = Api { key: ApiKey::DeleteTopics, min: 1, max: 6, serve: super::Serve::Call(serve) };
 
 fn serve(mut request: Request) -> Reply {
     let body: DeleteTopicsRequest = match request.decode() {

@@ -6,7 +6,7 @@ use kafka_protocol::messages::{ApiKey, BrokerId, DescribeClusterRequest, Describ
 
 use super::{Api, CLUSTER_OPERATIONS, Reply, Request, text};
 
-pub const API: Api = Api { key: ApiKey::DescribeCluster, min: 0, max: 2, serve };
+pub const API: Api = Api { key: ApiKey::DescribeCluster, min: 0, max: 2, serve: super::Serve::Call(serve) };
 
 /// `EndpointType` of KIP-919.
 const BROKERS: i8 = 1;

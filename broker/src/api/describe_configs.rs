@@ -13,7 +13,7 @@ use kafka_protocol::messages::{ApiKey, DescribeConfigsRequest, DescribeConfigsRe
 
 use super::{Api, Reply, Request, text};
 
-pub const API: Api = Api { key: ApiKey::DescribeConfigs, min: 1, max: 4, serve };
+pub const API: Api = Api { key: ApiKey::DescribeConfigs, min: 1, max: 4, serve: super::Serve::Call(serve) };
 
 /// Kafka's `ConfigResource.Type`.
 const TOPIC: i8 = 2;

@@ -11,7 +11,8 @@ use kafka_protocol::messages::{ApiKey, IncrementalAlterConfigsRequest, Increment
 use super::alter_configs::{CHANGE_MS, answers};
 use super::{Api, Reply, Request, text};
 
-pub const API: Api = Api { key: ApiKey::IncrementalAlterConfigs, min: 0, max: 1, serve };
+pub const API: Api =
+    Api { key: ApiKey::IncrementalAlterConfigs, min: 0, max: 1, serve: super::Serve::Call(serve) };
 
 fn serve(mut request: Request) -> Reply {
     let body: IncrementalAlterConfigsRequest = match request.decode() {

@@ -5,7 +5,7 @@ use kafka_protocol::messages::{ApiKey, InitProducerIdRequest, InitProducerIdResp
 
 use super::{Api, Reply, Request};
 
-pub const API: Api = Api { key: ApiKey::InitProducerId, min: 0, max: 5, serve };
+pub const API: Api = Api { key: ApiKey::InitProducerId, min: 0, max: 5, serve: super::Serve::Call(serve) };
 
 fn serve(mut request: Request) -> Reply {
     let body: InitProducerIdRequest = match request.decode() {

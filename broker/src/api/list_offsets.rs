@@ -15,7 +15,7 @@ use kafka_protocol::messages::{ApiKey, ListOffsetsRequest, ListOffsetsResponse};
 use super::partitions::{FoundOffset, PartitionReader, ReadError};
 use super::{Api, Broker, Reply, Request, check_leader_epoch, led_partition};
 
-pub const API: Api = Api { key: ApiKey::ListOffsets, min: 1, max: 10, serve };
+pub const API: Api = Api { key: ApiKey::ListOffsets, min: 1, max: 10, serve: super::Serve::Call(serve) };
 
 /// Timestamps that are questions, and the first version that may ask each.
 const LATEST: i64 = -1;

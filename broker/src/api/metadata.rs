@@ -16,7 +16,7 @@ use kafka_protocol::messages::{ApiKey, BrokerId, MetadataRequest, MetadataRespon
 
 use super::{Api, CLUSTER_OPERATIONS, NOT_ASKED, Reply, Request, TOPIC_OPERATIONS, text};
 
-pub const API: Api = Api { key: ApiKey::Metadata, min: 0, max: 13, serve };
+pub const API: Api = Api { key: ApiKey::Metadata, min: 0, max: 13, serve: super::Serve::Call(serve) };
 
 /// How long a topic's creation may hold up the answer. Later, the client asks again.
 const AUTO_CREATE_MS: i32 = 5_000;

@@ -17,9 +17,12 @@ mod init_producer_id;
 mod list_offsets;
 mod metadata;
 pub mod partitions;
+mod produce;
 mod request;
 #[cfg(test)]
 pub(crate) mod testing;
+
+use std::pin::Pin;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::ApiKey;
@@ -35,11 +38,20 @@ pub struct Api {
     pub key: ApiKey,
     pub min: i16,
     pub max: i16,
-    pub serve: fn(Request) -> Reply,
+    pub serve: Serve,
+}
+
+/// How an API is served.
+pub enum Serve {
+    Call(fn(Request) -> Reply),
+    /// Awaited before the connection's next request is read: what it does happens in the order of arrival, and
+    /// while it waits for room the connection's sender waits too.
+    InOrder(fn(Request) -> Pin<Box<dyn Future<Output = Reply> + Send>>),
 }
 
 /// Every API this broker serves.
 pub static TABLE: &[Api] = &[
+    produce::API,
     fetch::API,
     list_offsets::API,
     metadata::API,
@@ -91,7 +103,7 @@ pub fn is_served(api_key: i16, version: i16) -> bool {
 }
 
 /// Hands a request to its handler.
-pub fn dispatch(request: Request) -> Reply {
+pub async fn dispatch(request: Request) -> Reply {
     let RequestHead { api_key, version, .. } = request.head;
     let broker = request.broker.clone();
     if !is_served(api_key, version) {
@@ -109,7 +121,10 @@ pub fn dispatch(request: Request) -> Reply {
     if let Some(metrics) = metrics {
         metrics.requests.inc();
     }
-    let reply = (api.serve)(request);
+    let reply = match api.serve {
+        Serve::Call(serve) => serve(request),
+        Serve::InOrder(serve) => serve(request).await,
+    };
     // What is answered later is timed when it is.
     if let (Some(metrics), Reply::Now(_)) = (metrics, &reply) {
         metrics.time.observe_since(received);

@@ -10,9 +10,13 @@ use chronik_core::ids::{LeaderEpoch, Offset, TopicIdPartition};
 use thiserror::Error;
 use tokio::sync::Notify;
 
+use crate::storage::partition::Partition;
+
 /// The partitions this broker has a replica of.
 pub trait Logs: Send + Sync {
     fn partition(&self, id: TopicIdPartition) -> Option<Arc<dyn PartitionReader>>;
+    /// The same partition, for appending.
+    fn appendable(&self, id: TopicIdPartition) -> Option<Arc<Partition>>;
 }
 
 /// How far a partition reaches: `log_start <= last_stable <= high_watermark <= log_end`.

@@ -5,6 +5,7 @@
 pub mod consume;
 pub mod produce;
 pub mod topics;
+pub mod wal;
 
 use std::time::Duration;
 

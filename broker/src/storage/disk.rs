@@ -72,9 +72,11 @@ impl Disk {
     }
 
     /// Gives room in the queues back, of what was let in and then not queued.
-    pub fn release(&self, profile: usize, records: u64, bytes: u64) {
+    pub(super) fn release(&self, profile: usize, in_broker: bool, records: u64, bytes: u64) {
         self.profiles.with(profile, |p| p.queue.release(records, bytes));
-        self.queue.release(records, bytes);
+        if in_broker {
+            self.queue.release(records, bytes);
+        }
     }
 }
 

@@ -74,7 +74,8 @@ pub struct DirLock {
 pub fn lock(dir: &Path) -> Result<DirLock, IdentityError> {
     std::fs::create_dir_all(dir).map_err(io_at(dir))?;
     let path = dir.join(LOCK);
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(io_at(&path))?;
+    let file =
+        OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(io_at(&path))?;
     match file.try_lock() {
         Ok(()) => Ok(DirLock { _file: file }),
         Err(std::fs::TryLockError::WouldBlock) => Err(IdentityError::Locked(dir.to_path_buf())),
@@ -202,7 +203,8 @@ mod tests {
         store(&data, &used.0).unwrap();
         store(&wal, &used.1).unwrap();
         assert_eq!(open(&data, &wal, Some(&first.0.cluster_id), BrokerId(1)).unwrap(), used);
-        let err = |r: Result<_, IdentityError>| r.map(|_: (DirIdentity, DirIdentity)| ()).unwrap_err().to_string();
+        let err =
+            |r: Result<_, IdentityError>| r.map(|_: (DirIdentity, DirIdentity)| ()).unwrap_err().to_string();
         assert!(err(open(&data, &wal, Some("other"), BrokerId(1))).contains("belongs to cluster"));
         assert!(err(open(&data, &wal, None, BrokerId(2))).contains("belongs to broker 1"));
         let empty = tmp.path().join("empty");

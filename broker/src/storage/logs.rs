@@ -330,4 +330,8 @@ impl Logs for LogManager {
     fn partition(&self, id: TopicIdPartition) -> Option<Arc<dyn PartitionReader>> {
         Some(Arc::new(Reader(self.get(id)?)))
     }
+
+    fn appendable(&self, id: TopicIdPartition) -> Option<Arc<Partition>> {
+        self.get(id)
+    }
 }

@@ -78,6 +78,30 @@ pub struct Accepted {
     pub queued: bool,
 }
 
+/// Room in the queues, given back when dropped, unless the entry was queued: then when it is durable.
+pub struct Room {
+    disk: Arc<Disk>,
+    profile: usize,
+    records: u64,
+    bytes: u64,
+    in_broker: bool,
+}
+
+impl Room {
+    pub fn queued(mut self) {
+        self.records = 0;
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if self.records > 0 || self.bytes > 0 {
+            self.disk.release(self.profile, self.in_broker, self.records, self.bytes);
+        }
+    }
+}
+
 /// A batch on its way to the disk.
 struct Pending {
     last_offset: Offset,
@@ -168,6 +192,21 @@ impl Partition {
 
     pub fn resign(&self) {
         self.state().log.resign();
+    }
+
+    /// The largest batch that the log can take.
+    pub fn entry_bytes_max(&self) -> u64 {
+        self.disk.wal.max_entry_bytes()
+    }
+
+    /// Waits for room in the profile's queue and the broker's.
+    pub async fn find_room(&self, profile: &ProfileEntry, records: u64, bytes: u64) -> Room {
+        profile.queue.admit(records, bytes).await;
+        let mut room =
+            Room { disk: self.disk.clone(), profile: profile.index, records, bytes, in_broker: false };
+        self.disk.queue.admit(records, bytes).await;
+        room.in_broker = true;
+        room
     }
 
     /// Assigns offsets to a checked batch and hands it to the write-ahead log. The caller has found room for

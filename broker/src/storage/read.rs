@@ -190,7 +190,8 @@ impl Partition {
             if let Some(found) = find_timestamp(&bytes, timestamp, at, up_to) {
                 return Ok(Some(found));
             }
-            let next = Batches::new(&bytes, Crc::Skip).flatten().last().map(|(header, _)| header.next_offset());
+            let next =
+                Batches::new(&bytes, Crc::Skip).flatten().last().map(|(header, _)| header.next_offset());
             match next {
                 Some(next) if next > at => at = next,
                 // Nothing more in this segment below `up_to`: the next one, if any.

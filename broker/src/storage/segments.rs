@@ -54,9 +54,8 @@ pub struct Segments {
 impl Segments {
     /// Takes over what a checkpoint says; files or lengths it does not know are not touched here.
     pub fn new(dir: PathBuf, states: Vec<SegmentState>) -> Segments {
-        let segment = |state: SegmentState| {
-            (state.base_offset, Segment { state, index: Vec::new(), indexed_to: 0 })
-        };
+        let segment =
+            |state: SegmentState| (state.base_offset, Segment { state, index: Vec::new(), indexed_to: 0 });
         Segments {
             dir,
             segments: states.into_iter().map(segment).collect(),

@@ -17,7 +17,6 @@ use super::disk::Disk;
 use super::durable;
 use super::logs::PartitionMap;
 use super::partition::Partition;
-use super::wal::committer;
 
 pub const CHECKPOINT_FILE: &str = "checkpoint";
 const CHUNK_BYTES: usize = 2 << 20;
@@ -56,7 +55,10 @@ impl SegmentWriter {
             };
             for partition in removed {
                 if let Err(e) = partition.on_disk().segments.remove() {
-                    tracing::warn!(partition = partition.name(), "cannot remove the files of a deleted topic: {e}");
+                    tracing::warn!(
+                        partition = partition.name(),
+                        "cannot remove the files of a deleted topic: {e}"
+                    );
                 }
             }
             let (used, total) = self.disk.wal.fill();
@@ -209,9 +211,4 @@ fn state_of(partition: &Partition) -> PartitionState {
             _ => None,
         },
     }
-}
-
-/// The name of the thread that writes groups, for messages.
-pub fn wal_thread_name(engine: super::wal::Engine) -> String {
-    committer::thread_name(engine)
 }

@@ -24,7 +24,7 @@ use session::{Asked, Context, PartitionKey, TopicKey, Wanted, answer};
 
 pub use session::FetchSessions;
 
-pub const API: Api = Api { key: ApiKey::Fetch, min: 4, max: 18, serve };
+pub const API: Api = Api { key: ApiKey::Fetch, min: 4, max: 18, serve: super::Serve::Call(serve) };
 
 /// The first version that names topics by id.
 const BY_ID: i16 = 13;

@@ -201,7 +201,7 @@ mod tests {
         let refused = check_body(3, 9, &body, &Limits::default()).unwrap_err();
         assert!(matches!(refused, GuardError::TooMuchMemory { at: 0, .. }), "{refused}");
         let cost = check_body(3, 9, &body, &Limits { decoded_bytes_max: 1 << 30 }).unwrap();
-        assert!(cost.decoded_bytes >= 72 << 20);
+        assert!(cost.decoded_bytes >= 72_000_000);
     }
 
     #[test]
@@ -229,11 +229,12 @@ mod tests {
                 Kind::String | Kind::Bytes => {}
                 Kind::Array(element) => visit(request, version, element),
                 Kind::Struct(of) => {
-                    let mut fields = of.fields.iter().filter(|f| f.versions.contain(version)).peekable();
-                    let empty = fields.peek().is_none() && version < request.flexible_from;
+                    let there = |field: &&Field| field.versions.contain(version);
+                    let fields: Vec<_> = of.fields.iter().filter(there).collect();
+                    let empty = fields.is_empty() && version < request.flexible_from;
                     assert!(!empty || std::ptr::eq(*of, request.body), "{} v{version}", request.name);
-                    fields.for_each(|field| visit(request, version, &field.kind));
-                    of.tagged.iter().for_each(|tagged| visit(request, version, &tagged.field.kind));
+                    let tagged = of.tagged.iter().map(|tagged| &tagged.field).filter(there);
+                    fields.into_iter().chain(tagged).for_each(|field| visit(request, version, &field.kind));
                 }
             }
         }

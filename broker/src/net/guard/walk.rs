@@ -223,14 +223,14 @@ impl Walk<'_> {
     }
 
     fn tagged_fields(&mut self, known: &[Tagged], path: &'static str) -> Checked {
-        let mut unknown = 0;
+        let mut entry_memory = TAG_MAP_FIRST;
         for _ in 0..self.input.tagged_count(path)? {
             let at = self.input.at;
             let tag = self.input.varint(path)?;
             let claimed = self.input.varint(path)? as usize;
             let Some(tagged) = known.iter().find(|tagged| tagged.tag == tag) else {
-                self.charge(if unknown == 0 { TAG_MAP_FIRST } else { TAG_MAP_ENTRY }, at, path)?;
-                unknown += 1;
+                self.charge(entry_memory, at, path)?;
+                entry_memory = TAG_MAP_ENTRY;
                 self.input.take(claimed, path)?;
                 continue;
             };
