@@ -143,7 +143,9 @@ mod tests {
             assert_eq!((setting.value.as_deref(), setting.config_source), (Some("5000"), 4));
             assert!(setting.synonyms.iter().any(|s| &*s.name == "message.max.bytes"));
             if version >= 3 {
-                assert!(setting.documentation.as_ref().is_some_and(|d| !d.is_empty()) && setting.config_type == 3);
+                assert!(
+                    setting.documentation.as_ref().is_some_and(|d| !d.is_empty()) && setting.config_type == 3
+                );
             }
         }
     }
