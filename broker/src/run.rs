@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use chronik_core::controller::{Registration, register_broker, unfence_broker};
+use chronik_core::controller::{Registration, incremental_alter_configs, register_broker, unfence_broker};
 use chronik_core::ids::Uuid;
-use chronik_core::metadata::{Listener as AdvertisedListener, SecurityProtocol};
+use chronik_core::metadata::{ConfigResource, Listener as AdvertisedListener, SecurityProtocol};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -199,6 +199,7 @@ async fn open(
     if !data_id.bootstrapped {
         remember_bootstrap(&config, &mut data_id, &mut wal_id)?;
     }
+    define_wal_profiles(&config, &metadata).await?;
     health.met("metadata-caught-up");
 
     let profiles = Arc::new(ProfileTable::new(metrics.clone()));
@@ -261,6 +262,20 @@ fn remember_bootstrap(config: &Config, data: &mut DirIdentity, wal: &mut DirIden
     (data.bootstrapped, wal.bootstrapped) = (true, true);
     identity::store(&config.wal_dir, wal)?;
     identity::store(&config.data_dir, data)?;
+    Ok(())
+}
+
+/// Writes the WAL profiles of the static configuration into the metadata, where topics find them.
+async fn define_wal_profiles(config: &Config, metadata: &MetadataStore) -> Result<()> {
+    let ops = config.wal_profile_ops();
+    if ops.is_empty() {
+        return Ok(());
+    }
+    let request = [(ConfigResource::BrokerDefault, ops)];
+    let answers = metadata.change(|image| Ok(incremental_alter_configs(image, &request, false))).await?;
+    for (_, answer) in answers {
+        answer.context("the WAL profiles of the configuration cannot be defined")?;
+    }
     Ok(())
 }
 

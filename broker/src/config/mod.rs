@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use chronik_core::controller::{AlterOp, ConfigOp};
 use chronik_core::ids::BrokerId;
 use chronik_core::metadata::LocalConfig;
 use chronik_core::wal::profile::{self, WalProfile};
@@ -245,6 +246,18 @@ impl Config {
         let settings =
             self.set_keys.iter().map(|(name, (value, _))| (name.clone(), value.trim().to_string()));
         LocalConfig { broker_id: self.broker_id, settings: settings.collect() }
+    }
+
+    /// The fields of WAL profiles that are set here, as settings of the cluster. Profiles are metadata: what
+    /// is set here is set again at every start.
+    pub fn wal_profile_ops(&self) -> Vec<ConfigOp> {
+        let fields = self.set_keys.iter().filter(|(name, _)| profile_key(name).is_some());
+        let op = |(name, (value, _)): (&String, &(String, Source))| ConfigOp {
+            name: name.clone(),
+            op: AlterOp::Set,
+            value: Some(value.trim().to_string()),
+        };
+        fields.map(op).collect()
     }
 
     /// The value of a key as it was written, or its default; `None` for a name that is no key.
