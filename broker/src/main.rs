@@ -1,1 +1,72 @@
-fn main() {}
+//! `chronik`: the broker and the tools around it.
+
+use anyhow::Result;
+use chronik_broker::bench::{self, BenchArgs};
+use chronik_broker::cli::consume::{self, ConsumeArgs};
+use chronik_broker::cli::produce::{self, ProduceArgs};
+use chronik_broker::cli::topics::{self, TopicsArgs};
+use chronik_broker::cli::wal::{self, WalArgs};
+use chronik_broker::config::{BrokerArgs, Config, Surroundings};
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A Kafka-protocol broker that flushes before it answers.
+#[derive(Parser)]
+#[command(name = "chronik", version, about, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a broker (also what happens without a command)
+    Broker(BrokerArgs),
+    /// List every configuration key with its default and meaning
+    Config,
+    /// Load a broker, read everything back, and print what was measured
+    Bench(BenchArgs),
+    /// Measure a device, or look into a write-ahead log
+    Wal(WalArgs),
+    /// List, create, describe, alter and delete topics
+    Topics(TopicsArgs),
+    /// Write lines from standard input to a topic
+    Produce(ProduceArgs),
+    /// Print the records of a topic
+    Consume(ConsumeArgs),
+}
+
+fn main() {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        None => run_broker(&cli.broker),
+        Some(Command::Broker(args)) => run_broker(&args),
+        Some(Command::Config) => {
+            print!("{}", chronik_broker::config::listing());
+            Ok(())
+        }
+        Some(Command::Bench(args)) => bench::run(args),
+        Some(Command::Wal(args)) => wal::run(args),
+        Some(Command::Topics(args)) => topics::run(args),
+        Some(Command::Produce(args)) => produce::run(args),
+        Some(Command::Consume(args)) => consume::run(args),
+    };
+    if let Err(e) = result {
+        eprintln!("chronik: {e:#}");
+        std::process::exit(1);
+    }
+}
+
+fn run_broker(args: &BrokerArgs) -> Result<()> {
+    let filter =
+        EnvFilter::try_from_env("CHRONIK_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let config = Config::load(args, &Surroundings::of_this_process())?;
+    chronik_broker::run::run(config)
+}

@@ -1,3 +1,45 @@
 //! `cargo xtask`: the one entry to the project's tasks. CI calls the same commands.
 
-fn main() {}
+mod bench;
+mod crash;
+mod fuzz;
+mod shapes;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+enum Task {
+    /// Measure Chronik beside Apache Kafka and the floor, and print one table.
+    Bench(bench::Args),
+    /// Crash, power-loss and fault tests against the real broker.
+    Crash(crash::Args),
+    /// Generate the request guard's table of message shapes from Kafka's schemas.
+    Shapes(shapes::Args),
+    /// Fuzz the decoders with libFuzzer, on the stable toolchain.
+    Fuzz(fuzz::Args),
+}
+
+fn main() -> Result<()> {
+    let root = root()?;
+    match Task::parse() {
+        Task::Bench(args) => bench::run(&root, &args),
+        Task::Crash(args) => crash::run(&root, &args),
+        Task::Shapes(args) => shapes::run(&root, &args),
+        Task::Fuzz(args) => fuzz::run(&root, &args),
+    }
+}
+
+/// The workspace's directory.
+fn root() -> Result<PathBuf> {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Ok(xtask.parent().context("xtask lies outside a workspace")?.to_owned())
+}
+
+/// Where cargo builds to.
+fn target_dir(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
+}

@@ -9,4 +9,5 @@ pub mod ids;
 pub mod log;
 pub mod metadata;
 pub mod record_batch;
+pub mod store;
 pub mod wal;

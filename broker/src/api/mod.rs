@@ -1,1 +1,174 @@
-//! api
+//! Kafka's APIs: one file each, and one table.
+//!
+//! [`TABLE`] is all there is: what is not in it is neither served nor told to clients. A handler decodes the
+//! body, reads the metadata image without a lock, and answers with a [`Reply`].
+
+mod alter_configs;
+mod api_versions;
+mod broker;
+mod create_partitions;
+mod create_topics;
+mod delete_topics;
+mod describe_cluster;
+mod describe_configs;
+pub mod fetch;
+mod incremental_alter_configs;
+mod init_producer_id;
+mod list_offsets;
+mod metadata;
+pub mod partitions;
+mod produce;
+mod request;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::pin::Pin;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::ApiKey;
+use kafka_protocol::protocol::StrBytes;
+
+use chronik_core::metadata::{PartitionImage, TopicImage};
+
+pub use broker::{Broker, Identity};
+pub use request::{ConnectionInfo, Frame, FrameError, HeadError, Reply, Request, RequestHead, RequestPermit};
+
+/// One API: the versions served, and its handler.
+pub struct Api {
+    pub key: ApiKey,
+    pub min: i16,
+    pub max: i16,
+    pub serve: Serve,
+}
+
+/// How an API is served.
+pub enum Serve {
+    Call(fn(Request) -> Reply),
+    /// Awaited before the connection's next request is read: what it does happens in the order of arrival, and
+    /// while it waits for room the connection's sender waits too.
+    InOrder(fn(Request) -> Pin<Box<dyn Future<Output = Reply> + Send>>),
+}
+
+/// Every API this broker serves.
+pub static TABLE: &[Api] = &[
+    produce::API,
+    fetch::API,
+    list_offsets::API,
+    metadata::API,
+    api_versions::API,
+    create_topics::API,
+    delete_topics::API,
+    init_producer_id::API,
+    describe_configs::API,
+    alter_configs::API,
+    create_partitions::API,
+    incremental_alter_configs::API,
+    describe_cluster::API,
+];
+
+/// The row of an API key.
+pub fn find(api_key: i16) -> Option<&'static Api> {
+    TABLE.iter().find(|api| api.key as i16 == api_key)
+}
+
+/// The served APIs with their names, for the metrics.
+pub fn names() -> impl Iterator<Item = (i16, &'static str)> {
+    TABLE.iter().map(|api| (api.key as i16, name(api.key)))
+}
+
+/// An API's name, as Kafka writes it.
+pub fn name(key: ApiKey) -> &'static str {
+    match key {
+        ApiKey::Produce => "Produce",
+        ApiKey::Fetch => "Fetch",
+        ApiKey::ListOffsets => "ListOffsets",
+        ApiKey::Metadata => "Metadata",
+        ApiKey::ApiVersions => "ApiVersions",
+        ApiKey::CreateTopics => "CreateTopics",
+        ApiKey::DeleteTopics => "DeleteTopics",
+        ApiKey::InitProducerId => "InitProducerId",
+        ApiKey::DescribeConfigs => "DescribeConfigs",
+        ApiKey::AlterConfigs => "AlterConfigs",
+        ApiKey::CreatePartitions => "CreatePartitions",
+        ApiKey::IncrementalAlterConfigs => "IncrementalAlterConfigs",
+        ApiKey::DescribeCluster => "DescribeCluster",
+        _ => "Other",
+    }
+}
+
+/// Whether this API is served in this version. Ask before guarding and decoding the body. ApiVersions is
+/// answered in every version (KIP-511), though its body is then not read.
+pub fn is_served(api_key: i16, version: i16) -> bool {
+    find(api_key).is_some_and(|api| (api.min..=api.max).contains(&version))
+}
+
+/// Hands a request to its handler.
+pub async fn dispatch(request: Request) -> Reply {
+    let RequestHead { api_key, version, .. } = request.head;
+    let broker = request.broker.clone();
+    if !is_served(api_key, version) {
+        broker.metrics.unserved_requests.inc();
+        if api_key == ApiKey::ApiVersions as i16 {
+            return api_versions::unsupported(&request);
+        }
+        return Reply::Close(format!("API key {api_key} is not served in version {version}"));
+    }
+    let Some(api) = find(api_key) else {
+        return Reply::Close(format!("API key {api_key} is not served"));
+    };
+    let metrics = broker.metrics.api(api_key);
+    let received = request.received;
+    if let Some(metrics) = metrics {
+        metrics.requests.inc();
+    }
+    let reply = match api.serve {
+        Serve::Call(serve) => serve(request),
+        Serve::InOrder(serve) => serve(request).await,
+    };
+    // What is answered later is timed when it is.
+    if let (Some(metrics), Reply::Now(_)) = (metrics, &reply) {
+        metrics.time.observe_since(received);
+    }
+    reply
+}
+
+/// The bits of Kafka's operations (`AclOperation`) that the cluster knows: all are allowed, while there is no
+/// authorizer.
+const CLUSTER_OPERATIONS: i32 = bits(&[5, 7, 8, 9, 10, 11, 12]);
+/// The same of a topic.
+const TOPIC_OPERATIONS: i32 = bits(&[3, 4, 5, 6, 7, 8, 10, 11]);
+/// Stands for operations nobody asked for.
+const NOT_ASKED: i32 = i32::MIN;
+
+const fn bits(operations: &[i32]) -> i32 {
+    let mut bits = 0;
+    let mut rest = operations;
+    while let [first, others @ ..] = rest {
+        bits |= 1 << *first;
+        rest = others;
+    }
+    bits
+}
+
+fn text(s: impl Into<String>) -> StrBytes {
+    StrBytes::from_string(s.into())
+}
+
+/// Judges the leader epoch a client believes in (KIP-320); -1 means it has none.
+fn check_leader_epoch(current: i32, believed: i32) -> Result<(), ResponseError> {
+    match believed {
+        believed if believed < 0 || believed == current => Ok(()),
+        believed if believed < current => Err(ResponseError::FencedLeaderEpoch),
+        _ => Err(ResponseError::UnknownLeaderEpoch),
+    }
+}
+
+/// A topic's partition that this broker leads, or Kafka's error.
+fn led_partition<'a>(
+    broker: &Broker,
+    topic: &'a TopicImage,
+    partition: i32,
+) -> Result<&'a PartitionImage, ResponseError> {
+    let image = topic.partition(partition).ok_or(ResponseError::UnknownTopicOrPartition)?;
+    if image.leader == broker.config.broker_id { Ok(image) } else { Err(ResponseError::NotLeaderOrFollower) }
+}

@@ -1,1 +1,69 @@
-//! cli
+//! The command line's tools for a first look: `chronik topics`, `produce`, `consume`.
+//!
+//! Each has its options as a clap `Args` and a `run` that brings its own small runtime.
+
+pub mod consume;
+pub mod produce;
+pub mod topics;
+pub mod wal;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::client::{Client, ClientError};
+
+/// Which servers to talk to.
+#[derive(Debug, Clone, Args)]
+pub struct Server {
+    /// Server to ask first; several with commas
+    #[arg(long, short, value_name = "HOST:PORT", default_value = "127.0.0.1:9092")]
+    #[arg(env = "CHRONIK_BOOTSTRAP")]
+    pub bootstrap: String,
+}
+
+/// How long a tool waits for one answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+impl Server {
+    /// A client of these servers.
+    ///
+    /// # Errors
+    /// When none of them answers.
+    pub async fn connect(&self) -> Result<Client, ClientError> {
+        Client::connect(&self.bootstrap, ANSWER_WITHIN).await
+    }
+}
+
+/// A runtime on the calling thread: these tools do one thing at a time.
+///
+/// # Errors
+/// When the system gives no epoll.
+pub fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// Reads `NAME=VALUE`.
+///
+/// # Errors
+/// Without a name or an equals sign.
+pub fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is not NAME=VALUE")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_split_at_the_first_equals_sign() {
+        let pair = |name: &str, value: &str| Ok((name.to_owned(), value.to_owned()));
+        assert_eq!(key_value("a=b=c"), pair("a", "b=c"));
+        assert_eq!(key_value("a="), pair("a", ""));
+        assert!(key_value("a").is_err() && key_value("=b").is_err());
+    }
+}

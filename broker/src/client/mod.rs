@@ -1,1 +1,25 @@
-//! client
+//! The broker package's own Kafka client: what `chronik topics`, `produce`, `consume` and `bench`
+//! speak with, and what tests may use.
+//!
+//! It is small on purpose: one request at a time per connection, no consumer groups, no
+//! background tasks. Every method names the server's refusal by Kafka's own error name. The
+//! server is not trusted: lengths are checked before anything is allocated for them, and record
+//! batches are read by this module's own reader, which keeps duplicate header keys.
+
+mod admin;
+mod batch;
+mod cluster;
+mod compression;
+mod connection;
+mod error;
+mod guard;
+mod records;
+
+pub use admin::{ConfigEntry, ConfigSource, NewTopic, Resource};
+pub use batch::{
+    Batch, BatchBuilder, BatchError, NewRecord, Producer, Record, batches, header as batch_header,
+};
+pub use cluster::{Broker, Client, Cluster, Partition, Topic};
+pub use connection::{Connection, RequestVersion};
+pub use error::{ClientError, Refusal, error_name};
+pub use records::{Acks, Fetched, Position};

@@ -1,1 +1,6 @@
-//! net
+//! From sockets to requests and back.
+
+pub mod connection;
+pub mod frame;
+pub mod guard;
+pub mod listener;

@@ -203,13 +203,13 @@ impl Waiter {
 }
 
 impl WalClient for Waiter {
-    fn durable(&self, run: DurableRun) {
+    fn durable(self: Arc<Self>, run: DurableRun) {
         // The group's own position: where a later walk over the log can begin.
         let into_group = u64::from(run.item.body_at);
         self.tell(Ok(WalPosition(run.position.0.saturating_sub(into_group))));
     }
 
-    fn failed(&self) {
+    fn failed(self: Arc<Self>) {
         self.tell(Err(io::Error::other("a write or a flush of the metadata log failed")));
     }
 }

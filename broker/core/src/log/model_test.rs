@@ -244,11 +244,7 @@ impl Model {
         Run {
             base_offset: batches[0].header.base_offset,
             last_offset: batches[to - from - 1].header.last_offset(),
-            span: WalSpan {
-                position: WalPosition(self.wal.len() as u64 - 1),
-                skip: 0,
-                len: bytes.len() as u32,
-            },
+            span: WalSpan { position: WalPosition(self.wal.len() as u64 - 1), len: bytes.len() as u32 },
             max_timestamp: batches.iter().map(|stored| stored.header.max_timestamp).max().unwrap(),
             bytes: in_memory.then_some(bytes),
         }

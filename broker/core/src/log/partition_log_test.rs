@@ -36,7 +36,7 @@ fn leading() -> PartitionLog {
 fn run(base_offset: Offset) -> Run {
     let mut batch = BatchBuilder::new().record(7, None, None).record(8, None, None).build();
     patch_base(&mut batch, base_offset, LeaderEpoch(3)).unwrap();
-    let span = WalSpan { position: WalPosition(0), skip: 0, len: batch.len() as u32 };
+    let span = WalSpan { position: WalPosition(0), len: batch.len() as u32 };
     Run { base_offset, last_offset: base_offset + 1, span, max_timestamp: 8, bytes: Some(batch.into()) }
 }
 

@@ -170,6 +170,23 @@ impl ProducerStateMap {
         }
     }
 
+    /// The same state for a log that ends at `end` or later: what lies between held no producer's batch.
+    pub fn reaching(mut self, end: Offset) -> ProducerStateMap {
+        self.end_offset = self.end_offset.max(end);
+        self
+    }
+
+    /// The state without the batches from `end` on. Of a producer, older batches than the last five are not
+    /// known: one of whose kept batches all were cut is forgotten, as if it had expired.
+    pub fn truncated(mut self, end: Offset) -> ProducerStateMap {
+        for producer in self.producers.values_mut() {
+            producer.batches.retain(|batch| batch.last_offset < end);
+        }
+        self.producers.retain(|_, producer| !producer.batches.is_empty());
+        self.end_offset = self.end_offset.min(end);
+        self
+    }
+
     /// Forgets producers that have not written for `expiration_ms` (`producer.id.expiration.ms`).
     pub fn expire(&mut self, now_ms: i64, expiration_ms: i64) {
         self.producers.retain(|_, producer| now_ms.saturating_sub(producer.last_append_ms) < expiration_ms);

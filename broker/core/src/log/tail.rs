@@ -9,11 +9,10 @@ use super::read::trim_run;
 use crate::ids::{Offset, WalPosition};
 use crate::record_batch::{Batches, Crc};
 
-/// Bytes in the WAL: `len` of them, `skip` bytes behind the block at `position`.
+/// Bytes in the WAL: `len` of them from `position` on, which is that of a [`crate::wal`] run, not of its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalSpan {
     pub position: WalPosition,
-    pub skip: u32,
     pub len: u32,
 }
 
@@ -184,7 +183,7 @@ mod tests {
         let batch =
             |offset| BatchBuilder::new().at(offset, LeaderEpoch(0)).record(0, None, Some(b"v")).build();
         let bytes = Bytes::from((base_offset..=last_offset).flat_map(batch).collect::<Vec<u8>>());
-        let span = WalSpan { position: WalPosition(4096), skip: 0, len: bytes.len() as u32 };
+        let span = WalSpan { position: WalPosition(4096), len: bytes.len() as u32 };
         Run { base_offset, last_offset, span, max_timestamp: 0, bytes: Some(bytes) }
     }
 

@@ -15,11 +15,11 @@ use chronik_core::wal::format::FileHeader;
 use tokio::task::JoinSet;
 
 use super::buffer::AlignedBuf;
-use super::engine::{Engine, GroupFile, block_on};
+use super::engine::{GroupFile, block_on};
 use super::inbox::{Control, Inbox};
 use super::timer::Timer;
 use super::{
-    DurableRun, Entry, FlushMode, GroupFacts, Shared, WalClient, WalError, WalObserver, WalOptions, at, files,
+    DurableRun, Entry, GroupFacts, Shared, WalClient, WalError, WalObserver, WalOptions, at, files,
 };
 
 type Commit = GroupCommit<Arc<dyn WalClient>, AlignedBuf>;
@@ -326,14 +326,4 @@ impl Committer {
             client.failed();
         }
     }
-}
-
-/// The engine's name as the WAL thread shows it.
-pub fn thread_name(engine: Engine) -> String {
-    format!("wal-{engine}")
-}
-
-/// Whether a flush mode makes anything durable.
-pub fn is_safe(flush: FlushMode) -> bool {
-    matches!(flush, FlushMode::Dsync | FlushMode::Fdatasync)
 }

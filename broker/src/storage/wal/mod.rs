@@ -66,9 +66,9 @@ pub struct DurableRun {
 
 /// Whoever waits for an entry. Called on the WAL thread, in log order: do little.
 pub trait WalClient: Send + Sync {
-    fn durable(&self, run: DurableRun);
+    fn durable(self: Arc<Self>, run: DurableRun);
     /// The log has failed: the entry may or may not be on the disk, and never will be acknowledged.
-    fn failed(&self);
+    fn failed(self: Arc<Self>);
 }
 
 /// What one durable group was like.

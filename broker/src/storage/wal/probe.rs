@@ -18,7 +18,15 @@ pub struct FlushTimes {
     pub fdatasync_us: u64,
 }
 
+/// Below this, gathering beats depth.
+const SHORT_FLUSH_US: u64 = 500;
+
 impl FlushTimes {
+    /// Whether a flush is so short that one group in flight is best.
+    pub fn is_short(&self) -> bool {
+        self.dsync_us.min(self.fdatasync_us) <= SHORT_FLUSH_US
+    }
+
     pub fn best(&self) -> FlushMode {
         if self.dsync_us <= self.fdatasync_us { FlushMode::Dsync } else { FlushMode::Fdatasync }
     }
@@ -102,8 +110,7 @@ pub fn depth_rates(dir: &Path, engine: Engine, flush: FlushMode) -> io::Result<V
 /// flight than with one). On a device with long flushes depth hides the latency: the smallest depth that
 /// comes within a tenth of the best.
 pub fn choose_in_flight(times: &FlushTimes, rates: &[DepthRate]) -> usize {
-    const SHORT_FLUSH_US: u64 = 500;
-    if times.dsync_us.min(times.fdatasync_us) <= SHORT_FLUSH_US {
+    if times.is_short() {
         return 1;
     }
     let best = rates.iter().map(|r| r.groups_per_second).max().unwrap_or(0);

@@ -15,7 +15,10 @@ impl Timer {
     /// Must be called inside a tokio runtime with its I/O driver on.
     pub fn new() -> io::Result<Timer> {
         let fd = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-        Ok(Timer(AsyncFd::register(fd)?))
+        // SAFETY: the descriptor is owned by the AsyncFd and stays open until that has deregistered it.
+        #[allow(unsafe_code)]
+        let fd = unsafe { AsyncFd::register(fd) }?;
+        Ok(Timer(fd))
     }
 
     /// Waits; may be dropped and called again.

@@ -1,0 +1,154 @@
+use std::collections::BTreeMap;
+
+use super::checkpoint::{Checkpoint, CheckpointError, PartitionState, SegmentState};
+use super::replay::Replay;
+use crate::ids::{LeaderEpoch, ProducerEpoch, ProducerId, TopicId, TopicIdPartition, Uuid, WalPosition};
+use crate::record_batch::BatchBuilder;
+use crate::wal::format::{EntryKind, GroupHeader, Item};
+use crate::wal::recovery::{FoundGroup, Hole, Row};
+
+fn tp(partition: i32) -> TopicIdPartition {
+    TopicIdPartition { topic_id: TopicId(Uuid::from_u128(1)), partition }
+}
+
+fn checkpoint(segment_end: i64) -> Checkpoint {
+    let mut leader_epochs = crate::log::LeaderEpochs::default();
+    leader_epochs.assign(LeaderEpoch(2), 0);
+    let state = PartitionState {
+        log_start: 0,
+        segment_end,
+        segments: vec![SegmentState {
+            base_offset: 0,
+            bytes: 900,
+            end_offset: segment_end,
+            max_timestamp: 7,
+        }],
+        leader_epochs,
+        producers: Vec::new(),
+        fenced: None,
+    };
+    Checkpoint { position: WalPosition(8192), partitions: BTreeMap::from([(tp(0), state)]) }
+}
+
+#[test]
+fn a_checkpoint_reads_back_and_damage_is_noticed() {
+    let mut c = checkpoint(3);
+    if let Some(p) = c.partitions.get_mut(&tp(0)) {
+        p.producers = crate::log::ProducerStateMap::new(3, 10).encode();
+        p.fenced = Some("why".to_string());
+    }
+    let bytes = c.encode();
+    assert_eq!(Checkpoint::decode(&bytes).unwrap(), c);
+    for at in [3, 12, bytes.len() / 2, bytes.len() - 1] {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1;
+        assert!(Checkpoint::decode(&damaged).is_err(), "flip at {at}");
+    }
+    assert!(matches!(Checkpoint::decode(b""), Err(CheckpointError::NoCrc)));
+}
+
+fn item(partition: i32, first: i64, last: i64, body_len: u32) -> Item {
+    let (kind, leader_epoch) = (EntryKind::Append, LeaderEpoch(3));
+    let records = (last - first + 1) as u32;
+    Item { kind, tp: tp(partition), first, last, leader_epoch, body_at: 0, body_len, records }
+}
+
+struct Feed(Replay);
+
+impl Feed {
+    fn append(&mut self, partition: i32, first: i64, sequence: i32) {
+        let batch = BatchBuilder::new()
+            .at(first, LeaderEpoch(3))
+            .producer(ProducerId(5), ProducerEpoch(0), sequence)
+            .record(10, None, Some(b"v"))
+            .build();
+        let items = [item(partition, first, first, batch.len() as u32)];
+        self.items(&items, &batch);
+    }
+
+    fn items(&mut self, items: &[Item], bytes: &[u8]) {
+        let header = GroupHeader {
+            generation: 1,
+            position: WalPosition(8192),
+            durable: WalPosition(0),
+            group_len: 4096,
+            payload_len: bytes.len() as u32,
+            items: items.len() as u32,
+            payload_crc: 0,
+        };
+        let group = FoundGroup { header, items, bytes, slot: 0, file_offset: 8192 };
+        self.0.group(&group, &mut |_| None);
+    }
+
+    fn hole(&mut self, named: Option<Vec<Item>>) {
+        let row = if named.is_some() { Row::CorruptNamedByHead } else { Row::CorruptUnnamed };
+        let (start, end) = (WalPosition(0), WalPosition(4096));
+        self.0.hole(&Hole { start, end, named, row, place: Some((0, 8192)) });
+    }
+}
+
+fn feed(segment_end: i64) -> Feed {
+    Feed(Replay::new(checkpoint(segment_end), 10).unwrap())
+}
+
+#[test]
+fn replay_over_newer_segments_changes_nothing_and_goes_on_behind_them() {
+    let mut f = feed(2);
+    for (offset, sequence) in [(0, 0), (1, 1), (2, 2), (3, 3)] {
+        f.append(0, offset, sequence);
+    }
+    let (mut partitions, blind) = f.0.finish();
+    let p = partitions.remove(&tp(0)).unwrap();
+    assert_eq!((p.log.segment_end, p.log.log_end, p.log.runs.len()), (2, 4, 2));
+    assert_eq!((p.fenced, blind, p.log.producers.len()), (None, None, 1));
+    assert!(p.segment_producers.is_empty(), "the segments' own state is not the log's");
+    assert_eq!(p.log.leader_epochs.entries().len(), 2);
+    crate::log::PartitionLog::new(p.log).unwrap();
+}
+
+#[test]
+fn a_gap_fences() {
+    let mut f = feed(2);
+    f.append(0, 5, 0);
+    let (partitions, _) = f.0.finish();
+    let p = &partitions[&tp(0)];
+    assert!(p.fenced.as_ref().unwrap().contains("offsets 2 to 4 are missing"), "{:?}", p.fenced);
+    assert_eq!((p.salvaged.len(), p.log.log_end), (1, 6));
+}
+
+#[test]
+fn a_named_hole_fences_only_whom_it_names_and_only_if_the_segments_lack_it() {
+    let mut f = feed(2);
+    f.append(1, 0, 0);
+    f.hole(Some(vec![item(0, 0, 1, 10), item(1, 1, 1, 10)]));
+    f.append(0, 2, 0);
+    f.append(1, 2, 1);
+    let (partitions, blind) = f.0.finish();
+    assert_eq!((&partitions[&tp(0)].fenced, blind), (&None, None), "its part is in segments");
+    let p = &partitions[&tp(1)];
+    assert!(p.fenced.as_ref().unwrap().contains("WAL file 0 at byte 8192"), "{:?}", p.fenced);
+    assert_eq!(p.salvaged.len(), 2);
+}
+
+#[test]
+fn after_an_unnamed_hole_only_those_who_go_on_without_a_gap_are_served() {
+    let mut f = feed(2);
+    f.append(1, 0, 0);
+    f.hole(None);
+    f.append(0, 2, 0);
+    f.append(2, 0, 0);
+    f.append(3, 1, 0);
+    let (partitions, blind) = f.0.finish();
+    let fenced: Vec<bool> = (0..4).map(|n| partitions[&tp(n)].fenced.is_some()).collect();
+    assert_eq!(fenced, [false, true, false, true]);
+    assert!(blind.is_some(), "partitions that were not seen at all cannot be trusted either");
+}
+
+#[test]
+fn a_deleted_partition_does_not_come_back() {
+    let mut f = feed(2);
+    f.append(0, 2, 0);
+    f.items(&[Item { kind: EntryKind::PartitionDeleted, ..item(0, 0, 0, 0) }], &[]);
+    f.append(0, 3, 1);
+    assert!(f.0.finish().0.is_empty());
+}

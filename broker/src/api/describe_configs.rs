@@ -1,0 +1,176 @@
+//! DescribeConfigs (32): every setting that acts, its value, and where that came from.
+
+use chronik_core::controller::check_topic_name;
+use chronik_core::ids::BrokerId;
+use chronik_core::metadata::MetadataImage;
+use chronik_core::metadata::config::{ConfigEntry, describe_broker, describe_broker_default, describe_topic};
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::describe_configs_response::{
+    DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
+};
+use kafka_protocol::messages::{ApiKey, DescribeConfigsRequest, DescribeConfigsResponse};
+
+use super::{Api, Reply, Request, text};
+
+pub const API: Api = Api { key: ApiKey::DescribeConfigs, min: 1, max: 4, serve: super::Serve::Call(serve) };
+
+/// Kafka's `ConfigResource.Type`.
+const TOPIC: i8 = 2;
+const BROKER: i8 = 4;
+
+fn serve(mut request: Request) -> Reply {
+    let body: DescribeConfigsRequest = match request.decode() {
+        Ok(body) => body,
+        Err(close) => return close,
+    };
+    let image = request.broker.metadata.image();
+    let this_broker = request.broker.config.broker_id;
+    let version = request.head.version;
+    let results = body.resources.iter().map(|resource| {
+        let result = DescribeConfigsResult::default()
+            .with_resource_type(resource.resource_type)
+            .with_resource_name(resource.resource_name.clone());
+        match describe(&image, this_broker, resource) {
+            Ok(entries) => {
+                let wanted = |e: &ConfigEntry| {
+                    let keys = resource.configuration_keys.as_ref();
+                    keys.is_none_or(|keys| keys.iter().any(|k| **k == *e.name))
+                };
+                let shown = entries.into_iter().filter(wanted);
+                let show = |e| setting(e, body.include_synonyms, body.include_documentation, version);
+                result.with_configs(shown.map(show).collect())
+            }
+            Err((error, why)) => {
+                request.broker.metrics.error(API.key as i16, error.code());
+                result.with_error_code(error.code()).with_error_message(Some(text(why)))
+            }
+        }
+    });
+    let response = DescribeConfigsResponse::default().with_results(results.collect());
+    request.head.reply(&response)
+}
+
+fn describe(
+    image: &MetadataImage,
+    this_broker: BrokerId,
+    resource: &DescribeConfigsResource,
+) -> Result<Vec<ConfigEntry>, (ResponseError, String)> {
+    let name = resource.resource_name.as_str();
+    match resource.resource_type {
+        TOPIC => {
+            if let Err(e) = check_topic_name(name) {
+                return Err((ResponseError::InvalidTopicException, e.message));
+            }
+            if image.topic(name).is_none() {
+                let why = "This server does not host this topic-partition.".to_string();
+                return Err((ResponseError::UnknownTopicOrPartition, why));
+            }
+            Ok(describe_topic(image, name))
+        }
+        BROKER if name.is_empty() => Ok(describe_broker_default(image)),
+        BROKER => match name.parse::<i32>() {
+            Ok(id) if id == this_broker.0 => Ok(describe_broker(image, this_broker)),
+            Ok(_) => {
+                let why = format!(
+                    "Unexpected broker id, expected {this_broker} or empty string, but received {name}"
+                );
+                Err((ResponseError::InvalidRequest, why))
+            }
+            Err(_) => Err((
+                ResponseError::InvalidRequest,
+                format!("Broker id must be an integer, but it is: {name}"),
+            )),
+        },
+        other => Err((ResponseError::InvalidRequest, format!("Unsupported resource type: {other}"))),
+    }
+}
+
+fn setting(
+    entry: ConfigEntry,
+    synonyms: bool,
+    documentation: bool,
+    version: i16,
+) -> DescribeConfigsResourceResult {
+    let mut told = DescribeConfigsResourceResult::default()
+        .with_name(text(entry.name))
+        .with_value(entry.value.map(text))
+        .with_read_only(entry.read_only)
+        .with_config_source(entry.source as i8)
+        .with_is_sensitive(entry.sensitive);
+    if synonyms {
+        let synonym = |s: chronik_core::metadata::config::ConfigSynonym| {
+            let value = s.value.map(text);
+            DescribeConfigsSynonym::default()
+                .with_name(text(s.name))
+                .with_value(value)
+                .with_source(s.source as i8)
+        };
+        told.synonyms = entry.synonyms.into_iter().map(synonym).collect();
+    }
+    if version >= 3 {
+        told.config_type = entry.kind as i8;
+        told.documentation = documentation.then(|| text(entry.doc));
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::testing::Fixture;
+
+    fn ask(resource_type: i8, name: &str, keys: Option<Vec<&str>>) -> DescribeConfigsRequest {
+        let resource = DescribeConfigsResource::default()
+            .with_resource_type(resource_type)
+            .with_resource_name(text(name))
+            .with_configuration_keys(keys.map(|keys| keys.into_iter().map(text).collect()));
+        DescribeConfigsRequest::default().with_resources(vec![resource])
+    }
+
+    #[tokio::test]
+    async fn a_topics_settings_in_every_version() {
+        let fixture = Fixture::with(&[("message.max.bytes", "5000")]).await;
+        fixture.create_topic("a", 1).await;
+        for version in 1..=4 {
+            let request = ask(TOPIC, "a", Some(vec!["max.message.bytes"])).with_include_synonyms(true);
+            let request = if version >= 3 { request.with_include_documentation(true) } else { request };
+            let response: DescribeConfigsResponse = fixture.call(version, &request).await;
+            let result = &response.results[0];
+            assert_eq!((result.error_code, result.configs.len()), (0, 1));
+            let setting = &result.configs[0];
+            // The value comes from the broker's static configuration.
+            assert_eq!((setting.value.as_deref(), setting.config_source), (Some("5000"), 4));
+            assert!(setting.synonyms.iter().any(|s| &*s.name == "message.max.bytes"));
+            assert_eq!(setting.documentation.is_some(), version >= 3);
+        }
+    }
+
+    #[tokio::test]
+    async fn all_settings_unless_some_are_named() {
+        let fixture = Fixture::new().await;
+        fixture.create_topic("a", 1).await;
+        for (resource_type, name) in [(TOPIC, "a"), (BROKER, "1")] {
+            let all: DescribeConfigsResponse = fixture.call(4, &ask(resource_type, name, None)).await;
+            assert!(all.results[0].configs.len() > 5, "{name}");
+            assert!(
+                all.results[0].configs.iter().all(|c| c.synonyms.is_empty() && c.documentation.is_none())
+            );
+            let none: DescribeConfigsResponse =
+                fixture.call(4, &ask(resource_type, name, Some(vec![]))).await;
+            assert_eq!(none.results[0].configs.len(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn refusals_carry_kafkas_codes() {
+        let fixture = Fixture::new().await;
+        for (resource_type, name, code) in
+            [(TOPIC, "gone", 3), (TOPIC, "a b", 17), (BROKER, "7", 42), (BROKER, "x", 42), (99, "", 42)]
+        {
+            let response: DescribeConfigsResponse = fixture.call(4, &ask(resource_type, name, None)).await;
+            assert_eq!(response.results[0].error_code, code, "{resource_type} {name}");
+            assert!(response.results[0].error_message.is_some());
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! A broker without disks or sockets, for the tests of the handlers: real metadata, fake partitions.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use chronik_core::controller::{NewTopic, Registration, create_topics, register_broker, unfence_broker};
+use chronik_core::ids::{
+    BrokerEpoch, BrokerId, DiskUuid, LeaderEpoch, Offset, TopicId, TopicIdPartition, Uuid,
+};
+use chronik_core::metadata::{Listener, SecurityProtocol};
+use kafka_protocol::messages::ApiKey;
+use kafka_protocol::protocol::{Decodable, HeaderVersion};
+
+use super::partitions::{FoundOffset, Listeners, Logs, Offsets, PartitionReader, ReadBytes, ReadError};
+use super::{Broker, ConnectionInfo, Frame, Identity, Reply, Request, RequestHead, RequestPermit, dispatch};
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::quorum::MetadataStore;
+
+/// A broker, a connection to it, and its fake logs.
+pub struct Fixture {
+    pub broker: Arc<Broker>,
+    pub conn: Arc<ConnectionInfo>,
+    pub logs: Arc<FakeLogs>,
+}
+
+impl Fixture {
+    pub async fn new() -> Fixture {
+        Fixture::with(&[]).await
+    }
+
+    /// With these keys of the static configuration.
+    pub async fn with(settings: &[(&str, &str)]) -> Fixture {
+        let config = Config::of(settings).unwrap();
+        let metadata = MetadataStore::in_memory(Arc::new(config.local()), "test-cluster").await.unwrap();
+        let logs = Arc::new(FakeLogs::default());
+        let metrics = Arc::new(Metrics::new(super::names()));
+        let identity = Identity { wal_engine: "pwrite".to_string(), ..Identity::default() };
+        let broker = Arc::new(Broker::new(config, identity, metadata, logs.clone(), metrics));
+        let conn = Arc::new(ConnectionInfo::new("127.0.0.1:5000".parse().unwrap(), "PLAINTEXT".into()));
+        let fixture = Fixture { broker, conn, logs };
+        fixture.register_broker(1, false).await;
+        fixture
+    }
+
+    /// The same broker, asked on another listener.
+    pub fn on_listener(self, name: &str) -> Fixture {
+        let conn = Arc::new(ConnectionInfo::new(self.conn.peer, name.into()));
+        Fixture { conn, ..self }
+    }
+
+    pub async fn register_broker(&self, id: i32, fenced: bool) -> BrokerEpoch {
+        let listener = Listener {
+            name: "PLAINTEXT".to_string(),
+            host: "127.0.0.1".to_string(),
+            port: 9091 + id as u16,
+            security_protocol: SecurityProtocol::Plaintext,
+        };
+        let disk = DiskUuid(Uuid::new_v4());
+        let registration = Registration {
+            cluster_id: "test-cluster".to_string(),
+            broker_id: BrokerId(id),
+            incarnation: Uuid::new_v4(),
+            disk_uuid: disk,
+            wal_disk_uuid: disk,
+            listeners: vec![listener],
+            rack: None,
+        };
+        let store = &self.broker.metadata;
+        let epoch = store.change(|image| register_broker(image, &registration)).await.unwrap();
+        if !fenced {
+            store.change(|image| unfence_broker(image, BrokerId(id), epoch)).await.unwrap();
+        }
+        epoch
+    }
+
+    /// Creates a topic, led here, with empty logs.
+    pub async fn create_topic(&self, name: &str, partitions: i32) -> TopicId {
+        let topic = NewTopic {
+            name: name.to_string(),
+            num_partitions: partitions,
+            replication_factor: 1,
+            ..NewTopic::default()
+        };
+        let mut fresh = || TopicId(Uuid::new_v4());
+        let created = self
+            .broker
+            .metadata
+            .change(|image| Ok(create_topics(image, &[topic], false, &mut fresh)))
+            .await
+            .unwrap();
+        let topic_id = created[0].1.as_ref().unwrap().topic_id;
+        for partition in 0..partitions {
+            self.logs.0.lock().unwrap().insert(TopicIdPartition { topic_id, partition }, Arc::default());
+        }
+        topic_id
+    }
+
+    /// Raises the leader epoch of a topic's partitions, as this broker's restart does.
+    pub async fn bump_leader_epoch(&self, topic: &str) {
+        let disk = self.broker.metadata.image().broker(BrokerId(1)).unwrap().clone();
+        let registration = Registration {
+            cluster_id: "test-cluster".to_string(),
+            broker_id: BrokerId(1),
+            incarnation: Uuid::new_v4(),
+            disk_uuid: disk.disk_uuid,
+            wal_disk_uuid: disk.wal_disk_uuid,
+            listeners: disk.listeners.clone(),
+            rack: None,
+        };
+        let store = &self.broker.metadata;
+        let epoch = store.change(|image| register_broker(image, &registration)).await.unwrap();
+        store.change(|image| unfence_broker(image, BrokerId(1), epoch)).await.unwrap();
+        let image = store.image();
+        let epoch = image.topic(topic).unwrap().partitions[0].leader_epoch;
+        self.log(topic, 0).0.lock().unwrap().epoch = epoch;
+    }
+
+    pub fn log(&self, topic: &str, partition: i32) -> Arc<FakePartition> {
+        let topic_id = self.broker.metadata.image().topic(topic).unwrap().id;
+        self.logs.0.lock().unwrap()[&TopicIdPartition { topic_id, partition }].clone()
+    }
+
+    fn request(&self, api_key: i16, version: i16, body: Bytes) -> Request {
+        Request {
+            broker: self.broker.clone(),
+            conn: self.conn.clone(),
+            head: RequestHead { api_key, version, correlation_id: 7, client_id: None },
+            body,
+            permit: RequestPermit::none(),
+            received: Instant::now(),
+        }
+    }
+
+    /// Sends a body as it stands; `None` when the connection was closed.
+    pub async fn call_raw(&self, api_key: i16, version: i16, body: Bytes) -> Option<Vec<u8>> {
+        settle(dispatch(self.request(api_key, version, body))).await.map(|frame| frame.pieces.concat())
+    }
+
+    /// Hands a request to its handler.
+    pub fn start<Q: kafka_protocol::protocol::Request>(&self, version: i16, body: &Q) -> Reply {
+        self.start_with(version, body, RequestPermit::none())
+    }
+
+    pub fn start_with<Q: kafka_protocol::protocol::Request>(
+        &self,
+        version: i16,
+        body: &Q,
+        permit: RequestPermit,
+    ) -> Reply {
+        let mut bytes = BytesMut::new();
+        body.encode(&mut bytes, version).unwrap();
+        dispatch(Request { permit, ..self.request(Q::KEY, version, bytes.freeze()) })
+    }
+
+    /// Sends a request, and decodes the answer as a client would.
+    pub async fn call<Q: kafka_protocol::protocol::Request>(&self, version: i16, body: &Q) -> Q::Response {
+        let frame = settle(self.start(version, body)).await.expect("the connection was closed");
+        decode(&frame, version)
+    }
+}
+
+/// Waits for a reply's frame.
+pub async fn settle(reply: Reply) -> Option<Frame> {
+    match reply {
+        Reply::Now(frame) => Some(frame),
+        Reply::Later(future) => future.await,
+        Reply::None | Reply::Close(_) => None,
+    }
+}
+
+/// Decodes a whole response frame, nothing of which may be left over.
+pub fn decode<R: Decodable + HeaderVersion>(frame: &Frame, version: i16) -> R {
+    let mut bytes: Bytes = frame.pieces.concat().into();
+    let size = i32::from_be_bytes(*bytes.split_to(4).first_chunk().unwrap());
+    assert_eq!(size as usize, bytes.len());
+    let header =
+        kafka_protocol::messages::ResponseHeader::decode(&mut bytes, R::header_version(version)).unwrap();
+    assert_eq!(header.correlation_id, 7);
+    let body = R::decode(&mut bytes, version).unwrap();
+    assert!(bytes.is_empty(), "{} bytes after the response", bytes.len());
+    body
+}
+
+#[derive(Default)]
+pub struct FakeLogs(pub Mutex<HashMap<TopicIdPartition, Arc<FakePartition>>>);
+
+impl Logs for FakeLogs {
+    fn partition(&self, id: TopicIdPartition) -> Option<Arc<dyn PartitionReader>> {
+        self.0.lock().unwrap().get(&id).map(|p| p.clone() as Arc<dyn PartitionReader>)
+    }
+}
+
+/// A partition in memory. Batches of one record per offset, a millisecond apart.
+#[derive(Default)]
+pub struct FakePartition(Mutex<FakeState>, Listeners);
+
+struct FakeState {
+    batches: Vec<FakeBatch>,
+    log_start: Offset,
+    high_watermark: Offset,
+    epoch: LeaderEpoch,
+    committed_bytes: u64,
+    broken: bool,
+}
+
+impl Default for FakeState {
+    fn default() -> FakeState {
+        let (batches, epoch) = (Vec::new(), LeaderEpoch(0));
+        FakeState { batches, log_start: 0, high_watermark: 0, epoch, committed_bytes: 0, broken: false }
+    }
+}
+
+#[derive(Clone)]
+struct FakeBatch {
+    base: Offset,
+    end: Offset,
+    first_time: i64,
+    epoch: LeaderEpoch,
+    bytes: Bytes,
+}
+
+impl FakePartition {
+    /// Appends a batch of `count` records, the first at this time, of 100 bytes each.
+    pub fn append(&self, count: i64, first_time: i64) {
+        let mut state = self.0.lock().unwrap();
+        let base = state.end();
+        let mut bytes = BytesMut::new();
+        bytes.put_i64(base);
+        bytes.put_bytes(b'r', count as usize * 100 - 8);
+        let (end, epoch) = (base + count, state.epoch);
+        state.batches.push(FakeBatch { base, end, first_time, epoch, bytes: bytes.freeze() });
+    }
+
+    /// Moves the high watermark, and wakes whoever waits.
+    pub fn commit(&self, to: Offset) {
+        let mut state = self.0.lock().unwrap();
+        let before = state.high_watermark;
+        let passed: usize =
+            state.batches.iter().filter(|b| b.end > before && b.end <= to).map(|b| b.bytes.len()).sum();
+        state.committed_bytes += passed as u64;
+        state.high_watermark = to;
+        drop(state);
+        self.1.wake();
+    }
+
+    pub fn set_log_start(&self, to: Offset) {
+        self.0.lock().unwrap().log_start = to;
+    }
+
+    /// From now on nothing can be read.
+    pub fn break_disk(&self) {
+        self.0.lock().unwrap().broken = true;
+    }
+}
+
+impl FakeState {
+    fn end(&self) -> Offset {
+        self.batches.last().map_or(0, |b| b.end)
+    }
+
+    fn check(&self) -> Result<(), ReadError> {
+        if self.broken { Err(ReadError::Storage("broken on purpose".to_string())) } else { Ok(()) }
+    }
+
+    fn found(&self, batch: &FakeBatch, offset: Offset) -> FoundOffset {
+        let timestamp = batch.first_time + offset - batch.base;
+        FoundOffset { timestamp, offset, leader_epoch: batch.epoch }
+    }
+}
+
+type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+impl PartitionReader for FakePartition {
+    fn offsets(&self) -> Offsets {
+        let state = self.0.lock().unwrap();
+        Offsets {
+            log_start: state.log_start,
+            last_stable: state.high_watermark,
+            high_watermark: state.high_watermark,
+            log_end: state.end(),
+            leader_epoch: state.epoch,
+            committed_bytes: state.committed_bytes,
+        }
+    }
+
+    fn read(
+        &self,
+        from: Offset,
+        to: Offset,
+        max_bytes: usize,
+        min_one: bool,
+    ) -> BoxFuture<'_, Result<ReadBytes, ReadError>> {
+        Box::pin(async move {
+            let state = self.0.lock().unwrap();
+            state.check()?;
+            let mut read = ReadBytes::default();
+            for batch in state.batches.iter().filter(|b| b.end > from && b.end <= to) {
+                let fits = read.len() + batch.bytes.len() <= max_bytes;
+                let owed = min_one && read.is_empty();
+                if !(fits || owed) {
+                    break;
+                }
+                read.pieces.push(batch.bytes.clone());
+            }
+            Ok(read)
+        })
+    }
+
+    fn offset_for_timestamp(
+        &self,
+        timestamp: i64,
+        to: Offset,
+    ) -> BoxFuture<'_, Result<Option<FoundOffset>, ReadError>> {
+        Box::pin(async move {
+            let state = self.0.lock().unwrap();
+            state.check()?;
+            let records = state.batches.iter().flat_map(|b| (b.base..b.end).map(|o| state.found(b, o)));
+            Ok(records.filter(|r| r.offset < to).find(|r| r.timestamp >= timestamp))
+        })
+    }
+
+    fn max_timestamp(&self, to: Offset) -> BoxFuture<'_, Result<Option<FoundOffset>, ReadError>> {
+        Box::pin(async move {
+            let state = self.0.lock().unwrap();
+            state.check()?;
+            let records = state.batches.iter().flat_map(|b| (b.base..b.end).map(|o| state.found(b, o)));
+            Ok(records.filter(|r| r.offset < to).max_by_key(|r| (r.timestamp, -r.offset)))
+        })
+    }
+
+    fn epoch_at(&self, offset: Offset) -> Option<LeaderEpoch> {
+        let state = self.0.lock().unwrap();
+        let batch = state.batches.iter().find(|b| (b.base..b.end).contains(&offset));
+        Some(batch.map_or(state.epoch, |b| b.epoch))
+    }
+
+    fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        let state = self.0.lock().unwrap();
+        if epoch >= state.epoch {
+            return Some((state.epoch, state.end()));
+        }
+        state.batches.iter().rfind(|b| b.epoch <= epoch).map(|b| (b.epoch, b.end))
+    }
+
+    fn listeners(&self) -> &Listeners {
+        &self.1
+    }
+}
+
+/// The table's row of an API must be what the generated messages can decode.
+#[test]
+fn the_table_is_what_can_be_decoded() {
+    for api in super::TABLE {
+        let decodable = ApiKey::valid_versions(&api.key);
+        assert!(api.min <= api.max && api.max <= decodable.max, "{:?}", api.key);
+        // Produce advertises versions it refuses, for librdkafka's sake.
+        assert!(api.min >= decodable.min || api.key == ApiKey::Produce, "{:?}", api.key);
+        assert_ne!(super::name(api.key), "Other");
+    }
+}

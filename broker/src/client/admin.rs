@@ -1,0 +1,217 @@
+//! Topics and configuration, by Kafka's administrative requests.
+
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafka_protocol::messages::{
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
+    IncrementalAlterConfigsRequest,
+};
+use kafka_protocol::protocol::StrBytes;
+
+use super::cluster::{Client, topic_name};
+use super::error::{ClientError, check};
+
+/// How long the server may take for an administrative request, in milliseconds.
+const ADMIN_TIMEOUT_MS: i32 = 30_000;
+
+/// A topic to be created.
+#[derive(Debug, Clone)]
+pub struct NewTopic {
+    /// Its name.
+    pub name: String,
+    /// `None`: the broker's default.
+    pub partitions: Option<i32>,
+    /// `None`: the broker's default.
+    pub replication_factor: Option<i16>,
+    /// Settings by Kafka's or Chronik's names.
+    pub configs: Vec<(String, String)>,
+}
+
+/// What a setting belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resource {
+    /// A topic, by name.
+    Topic(String),
+    /// One broker.
+    Broker(i32),
+    /// Every broker: the cluster-wide default.
+    ClusterDefault,
+}
+
+impl std::fmt::Display for Resource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Topic(name) => write!(f, "topic {name}"),
+            Self::Broker(id) => write!(f, "broker {id}"),
+            Self::ClusterDefault => f.write_str("the cluster"),
+        }
+    }
+}
+
+impl Resource {
+    fn wire(&self) -> (i8, StrBytes) {
+        match self {
+            Self::Topic(name) => (2, StrBytes::from_string(name.clone())),
+            Self::Broker(id) => (4, StrBytes::from_string(id.to_string())),
+            Self::ClusterDefault => (4, StrBytes::new()),
+        }
+    }
+}
+
+/// Where a setting's value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfigSource {
+    /// Set on the topic itself.
+    Topic,
+    /// Set on this broker, live.
+    Broker,
+    /// Set for all brokers, live.
+    ClusterDefault,
+    /// The broker's own configuration at start.
+    Static,
+    /// Nobody set it.
+    Default,
+    /// A number this client does not know.
+    Other(i8),
+}
+
+impl ConfigSource {
+    fn from_wire(source: i8) -> Self {
+        match source {
+            1 => Self::Topic,
+            2 => Self::Broker,
+            3 => Self::ClusterDefault,
+            4 => Self::Static,
+            5 => Self::Default,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// A setting as the server tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigEntry {
+    /// Its name.
+    pub name: String,
+    /// `None` for a secret.
+    pub value: Option<String>,
+    /// Where the value comes from.
+    pub source: ConfigSource,
+}
+
+impl Client {
+    /// Creates a topic and returns how many partitions and replicas it got.
+    ///
+    /// # Errors
+    /// [`ClientError`]; the server's refusal by name, e.g. `TOPIC_ALREADY_EXISTS`.
+    pub async fn create_topic(&mut self, topic: &NewTopic) -> Result<(i32, i16), ClientError> {
+        let text = |text: &String| StrBytes::from_string(text.clone());
+        let configs = topic.configs.iter().map(|(name, value)| {
+            CreatableTopicConfig::default().with_name(text(name)).with_value(Some(text(value)))
+        });
+        let wanted = CreatableTopic::default()
+            .with_name(topic_name(&topic.name))
+            .with_num_partitions(topic.partitions.unwrap_or(-1))
+            .with_replication_factor(topic.replication_factor.unwrap_or(-1))
+            .with_configs(configs.collect());
+        let request =
+            CreateTopicsRequest::default().with_topics(vec![wanted]).with_timeout_ms(ADMIN_TIMEOUT_MS);
+        let response = self.administer(&request).await?;
+        let what = || format!("create topic {}", topic.name);
+        let result = first(response.topics, what)?;
+        check(result.error_code, result.error_message.as_deref(), what)?;
+        Ok((result.num_partitions, result.replication_factor))
+    }
+
+    /// Deletes a topic.
+    ///
+    /// # Errors
+    /// [`ClientError`]; the server's refusal by name.
+    pub async fn delete_topic(&mut self, name: &str) -> Result<(), ClientError> {
+        let topic = DeleteTopicState::default().with_name(Some(topic_name(name)));
+        let request =
+            DeleteTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(ADMIN_TIMEOUT_MS);
+        let response = self.administer(&request).await?;
+        let what = || format!("delete topic {name}");
+        let result = first(response.responses, what)?;
+        Ok(check(result.error_code, result.error_message.as_deref(), what)?)
+    }
+
+    /// Grows a topic to `count` partitions.
+    ///
+    /// # Errors
+    /// [`ClientError`]; the server's refusal by name.
+    pub async fn create_partitions(&mut self, name: &str, count: i32) -> Result<(), ClientError> {
+        let topic = CreatePartitionsTopic::default()
+            .with_name(topic_name(name))
+            .with_count(count)
+            .with_assignments(None);
+        let request =
+            CreatePartitionsRequest::default().with_topics(vec![topic]).with_timeout_ms(ADMIN_TIMEOUT_MS);
+        let response = self.administer(&request).await?;
+        let what = || format!("grow topic {name} to {count} partitions");
+        let result = first(response.results, what)?;
+        Ok(check(result.error_code, result.error_message.as_deref(), what)?)
+    }
+
+    /// All settings of a resource.
+    ///
+    /// # Errors
+    /// [`ClientError`]; the server's refusal by name.
+    pub async fn describe_configs(&mut self, resource: &Resource) -> Result<Vec<ConfigEntry>, ClientError> {
+        let (kind, name) = resource.wire();
+        let wanted = DescribeConfigsResource::default()
+            .with_resource_type(kind)
+            .with_resource_name(name)
+            .with_configuration_keys(None);
+        let request = DescribeConfigsRequest::default().with_resources(vec![wanted]);
+        let response = self.ask(&request).await?;
+        let what = || format!("describe the settings of {resource}");
+        let result = first(response.results, what)?;
+        check(result.error_code, result.error_message.as_deref(), what)?;
+        let entries = result.configs.into_iter().map(|entry| ConfigEntry {
+            name: entry.name.to_string(),
+            value: entry.value.map(|value| value.to_string()),
+            source: ConfigSource::from_wire(entry.config_source),
+        });
+        Ok(entries.collect())
+    }
+
+    /// Sets (`Some`) or removes (`None`) settings of a resource, all or none.
+    ///
+    /// # Errors
+    /// [`ClientError`]; the server's refusal by name, e.g. `INVALID_CONFIG`.
+    pub async fn alter_configs(
+        &mut self,
+        resource: &Resource,
+        changes: &[(String, Option<String>)],
+    ) -> Result<(), ClientError> {
+        let (kind, name) = resource.wire();
+        let changes = changes.iter().map(|(name, value)| {
+            AlterableConfig::default()
+                .with_name(StrBytes::from_string(name.clone()))
+                .with_config_operation(i8::from(value.is_none()))
+                .with_value(value.clone().map(StrBytes::from_string))
+        });
+        let altered = AlterConfigsResource::default()
+            .with_resource_type(kind)
+            .with_resource_name(name)
+            .with_configs(changes.collect());
+        let request = IncrementalAlterConfigsRequest::default().with_resources(vec![altered]);
+        let response = self.administer(&request).await?;
+        let what = || format!("alter the settings of {resource}");
+        let result = first(response.responses, what)?;
+        Ok(check(result.error_code, result.error_message.as_deref(), what)?)
+    }
+}
+
+/// The one result of a request about one thing.
+pub(super) fn first<T>(results: Vec<T>, what: impl FnOnce() -> String) -> Result<T, ClientError> {
+    results.into_iter().next().ok_or_else(|| ClientError::Malformed {
+        address: "the server".to_owned(),
+        what: format!("no result where it was asked to {}", what()),
+    })
+}

@@ -1,0 +1,130 @@
+//! Undoing the compression of a record batch, under a cap, so that a few kilobytes from a
+//! hostile server cannot fill the memory.
+
+use std::io::{self, Read};
+
+use bytes::Bytes;
+
+/// The most one batch may become when decompressed, in bytes.
+pub(super) const DECOMPRESSED_BYTES_MAX: u64 = 256 << 20;
+
+/// Kafka's Java client frames snappy blocks with this header (xerial's format); librdkafka and
+/// others send one bare block.
+const XERIAL_MAGIC: &[u8] = b"\x82SNAPPY\0";
+const XERIAL_HEADER_BYTES: usize = 16;
+
+/// The bytes of a batch's records, decompressed. `codec` is bits 0-2 of the batch's attributes.
+///
+/// # Errors
+/// `InvalidData` for an unknown codec, broken input, or more than the cap.
+pub(super) fn decompress(codec: u8, data: &Bytes) -> io::Result<Bytes> {
+    match codec {
+        0 => Ok(data.clone()),
+        1 => drain(flate2::read::MultiGzDecoder::new(data.as_ref())),
+        2 => unsnap(data),
+        3 => drain(lz4_flex::frame::FrameDecoder::new(data.as_ref())),
+        4 => drain(zstd::stream::read::Decoder::new(data.as_ref())?),
+        other => Err(invalid(format!("unknown compression {other}"))),
+    }
+}
+
+fn drain(decoder: impl Read) -> io::Result<Bytes> {
+    let mut out = Vec::new();
+    decoder.take(DECOMPRESSED_BYTES_MAX + 1).read_to_end(&mut out)?;
+    within_cap(out.len())?;
+    Ok(out.into())
+}
+
+fn unsnap(data: &[u8]) -> io::Result<Bytes> {
+    if !data.starts_with(XERIAL_MAGIC) {
+        return Ok(unsnap_block(data)?.into());
+    }
+    let mut rest = data.get(XERIAL_HEADER_BYTES..).ok_or_else(|| invalid("short snappy header"))?;
+    let mut out = Vec::new();
+    while !rest.is_empty() {
+        let (length, after) = rest.split_first_chunk().ok_or_else(|| invalid("short snappy block"))?;
+        let length = u32::from_be_bytes(*length) as usize;
+        let (block, after) = after.split_at_checked(length).ok_or_else(|| invalid("short snappy block"))?;
+        let block = unsnap_block(block)?;
+        within_cap(out.len().saturating_add(block.len()))?;
+        out.extend_from_slice(&block);
+        rest = after;
+    }
+    Ok(out.into())
+}
+
+fn unsnap_block(block: &[u8]) -> io::Result<Vec<u8>> {
+    // The decoder allocates what the block claims: look at the claim first.
+    within_cap(snap::raw::decompress_len(block).map_err(io::Error::other)?)?;
+    snap::raw::Decoder::new().decompress_vec(block).map_err(io::Error::other)
+}
+
+fn within_cap(bytes: usize) -> io::Result<()> {
+    if bytes as u64 > DECOMPRESSED_BYTES_MAX {
+        return Err(invalid(format!("a batch of more than {DECOMPRESSED_BYTES_MAX} bytes decompressed")));
+    }
+    Ok(())
+}
+
+fn invalid(what: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn text() -> Vec<u8> {
+        (0..20_000u32).flat_map(|n| (n / 7).to_string().into_bytes()).collect()
+    }
+
+    /// The text under each codec, the snappy one bare and in xerial's frame.
+    fn packed() -> Vec<(u8, Vec<u8>)> {
+        let text = text();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&text).unwrap();
+        let mut lz4 = lz4_flex::frame::FrameEncoder::new(Vec::new());
+        lz4.write_all(&text).unwrap();
+        let mut xerial = [XERIAL_MAGIC, &1u32.to_be_bytes(), &1u32.to_be_bytes()].concat();
+        for block in text.chunks(30_000) {
+            let block = snap::raw::Encoder::new().compress_vec(block).unwrap();
+            xerial.extend_from_slice(&(block.len() as u32).to_be_bytes());
+            xerial.extend_from_slice(&block);
+        }
+        vec![
+            (0, text.clone()),
+            (1, gzip.finish().unwrap()),
+            (2, snap::raw::Encoder::new().compress_vec(&text).unwrap()),
+            (2, xerial),
+            (3, lz4.finish().unwrap()),
+            (4, zstd::encode_all(text.as_slice(), 1).unwrap()),
+        ]
+    }
+
+    #[test]
+    fn every_codec_gives_the_bytes_back() {
+        for (codec, packed) in packed() {
+            assert_eq!(decompress(codec, &packed.into()).unwrap(), text(), "codec {codec}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_or_unknown_is_an_error() {
+        for (codec, packed) in packed().into_iter().filter(|(codec, _)| *codec != 0) {
+            let cut = Bytes::from(packed).split_to(40);
+            assert!(decompress(codec, &cut).is_err(), "codec {codec}");
+        }
+        assert!(decompress(5, &Bytes::from_static(b"x")).is_err());
+    }
+
+    #[test]
+    fn a_bomb_is_stopped_at_the_cap() {
+        let zeros = io::repeat(0).take(DECOMPRESSED_BYTES_MAX + 10);
+        let bomb = zstd::encode_all(zeros, 1).unwrap();
+        assert!(decompress(4, &bomb.into()).is_err());
+        // Five bytes that claim 4 GiB.
+        assert!(decompress(2, &Bytes::from_static(&[0xff, 0xff, 0xff, 0xff, 0x0f])).is_err());
+    }
+}

@@ -1,0 +1,397 @@
+//! One partition on this broker: the small lock around core's [`PartitionLog`], and who waits for it.
+//!
+//! Appends happen on a connection's task, flushes are reported on the WAL thread; both hold the lock for
+//! less than a microsecond and never across an await.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use bytes::{Bytes, BytesMut};
+use chronik_core::ids::{LeaderEpoch, Offset, TopicIdPartition, WalPosition};
+use chronik_core::log::{AppendError, Appended, LogError, PartitionLog, ProducerStateMap, Run, WalSpan};
+use chronik_core::metadata::TopicConfig;
+use chronik_core::record_batch::{BatchSummary, Stamp};
+use chronik_core::wal::format::EntryKind;
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use super::logs::Disk;
+use super::profiles::ProfileEntry;
+use super::segments::Segments;
+use super::wal::{DurableRun, Entry, WalClient};
+use crate::api::partitions::Listeners;
+
+/// What acts on the partition now; replaced as a whole.
+pub struct Settings {
+    pub topic: Arc<TopicConfig>,
+    pub profile: Arc<ProfileEntry>,
+}
+
+/// Why a partition takes no records, or gives none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// Records were lost to damage: nothing is served until a person has decided.
+    Fenced(String),
+    Deleted,
+    /// The write-ahead log has failed and the broker is ending.
+    Failed,
+}
+
+/// Why a batch was not appended.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum Refused {
+    #[error(transparent)]
+    Log(#[from] AppendError),
+    #[error("the topic was deleted")]
+    Deleted,
+    #[error("{0}")]
+    Storage(String),
+}
+
+impl Refused {
+    pub fn kafka_code(&self) -> i16 {
+        match self {
+            Refused::Log(e) => e.kafka_code(),
+            Refused::Deleted => 3,
+            Refused::Storage(_) => 56,
+        }
+    }
+}
+
+/// When an append may be answered.
+pub enum Acknowledge {
+    Now,
+    /// Once it resolves. An error means that the log has failed: the record may or may not be on the disk.
+    When(oneshot::Receiver<()>),
+}
+
+/// A batch that has its offsets.
+pub struct Accepted {
+    pub base_offset: Offset,
+    pub append_time_ms: i64,
+    pub log_start: Offset,
+    pub acknowledge: Acknowledge,
+    /// It went to the log: its room in the queue is given back when it is durable.
+    pub queued: bool,
+}
+
+/// Room in the queues, given back when dropped, unless the entry was queued: then when it is durable.
+pub struct Room {
+    disk: Arc<Disk>,
+    profile: usize,
+    records: u64,
+    bytes: u64,
+    in_broker: bool,
+}
+
+impl Room {
+    pub fn queued(mut self) {
+        self.records = 0;
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if self.records > 0 || self.bytes > 0 {
+            self.disk.release(self.profile, self.in_broker, self.records, self.bytes);
+        }
+    }
+}
+
+/// A batch on its way to the disk.
+struct Pending {
+    last_offset: Offset,
+    max_timestamp: i64,
+    waiter: Option<oneshot::Sender<()>>,
+    /// Duplicates of it that arrived meanwhile.
+    more: Vec<oneshot::Sender<()>>,
+}
+
+pub(super) struct State {
+    pub log: PartitionLog,
+    pending: VecDeque<Pending>,
+    pub closed: Option<Closed>,
+    /// Grows by every byte that the high watermark passes.
+    pub committed_bytes: u64,
+}
+
+/// The partition's side on the disk: segments and the producers' state at their end.
+pub(super) struct OnDisk {
+    pub segments: Segments,
+    pub producers: ProducerStateMap,
+}
+
+/// See the module's documentation.
+pub struct Partition {
+    pub id: TopicIdPartition,
+    pub topic: Arc<str>,
+    pub(super) disk: Arc<Disk>,
+    settings: ArcSwap<Settings>,
+    state: Mutex<State>,
+    on_disk: Mutex<OnDisk>,
+    pub(super) listeners: Listeners,
+    /// Listed at the segment writer as having data that is in the WAL only.
+    listed: AtomicBool,
+}
+
+impl Partition {
+    pub(super) fn new(
+        id: TopicIdPartition,
+        topic: Arc<str>,
+        disk: Arc<Disk>,
+        settings: Settings,
+        log: PartitionLog,
+        closed: Option<Closed>,
+        on_disk: OnDisk,
+    ) -> Arc<Partition> {
+        Arc::new(Partition {
+            id,
+            topic,
+            disk,
+            settings: ArcSwap::from_pointee(settings),
+            state: Mutex::new(State { log, pending: VecDeque::new(), closed, committed_bytes: 0 }),
+            on_disk: Mutex::new(on_disk),
+            listeners: Listeners::default(),
+            listed: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn on_disk(&self) -> MutexGuard<'_, OnDisk> {
+        self.on_disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn settings(&self) -> arc_swap::Guard<Arc<Settings>> {
+        self.settings.load()
+    }
+
+    pub(super) fn set_settings(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// The partition's name, for people.
+    pub fn name(&self) -> String {
+        format!("{}-{}", self.topic, self.id.partition)
+    }
+
+    /// This broker leads it from now on, in `epoch`.
+    pub fn become_leader(&self, epoch: LeaderEpoch) -> Result<(), LogError> {
+        let mut state = self.state();
+        if state.log.leading() == Some(epoch) {
+            return Ok(());
+        }
+        state.log.become_leader(epoch)
+    }
+
+    pub fn resign(&self) {
+        self.state().log.resign();
+    }
+
+    /// The largest batch that the log can take.
+    pub fn entry_bytes_max(&self) -> u64 {
+        self.disk.wal.max_entry_bytes()
+    }
+
+    /// Waits for room in the profile's queue and the broker's.
+    pub async fn find_room(&self, profile: &ProfileEntry, records: u64, bytes: u64) -> Room {
+        profile.queue.admit(records, bytes).await;
+        let mut room =
+            Room { disk: self.disk.clone(), profile: profile.index, records, bytes, in_broker: false };
+        self.disk.queue.admit(records, bytes).await;
+        room.in_broker = true;
+        room
+    }
+
+    /// Assigns offsets to a checked batch and hands it to the write-ahead log. The caller has found room for
+    /// it in the profile's queue.
+    ///
+    /// `wait`: whether anybody is to be told when it is durable; `buffered`: whether it may be answered
+    /// before that (`ack: buffered`).
+    pub fn append(
+        self: &Arc<Self>,
+        batch: &BatchSummary,
+        body: Bytes,
+        profile: usize,
+        wait: bool,
+        now_ms: i64,
+    ) -> Result<Accepted, Refused> {
+        let body = stamped(batch, body)?;
+        let mut state = self.state();
+        match &state.closed {
+            None => {}
+            Some(Closed::Deleted) => return Err(Refused::Deleted),
+            Some(Closed::Fenced(why)) => return Err(Refused::Storage(why.clone())),
+            Some(Closed::Failed) => return Err(Refused::Storage("the write-ahead log has failed".into())),
+        }
+        if let Some(why) = self.disk.refuses_produce() {
+            return Err(Refused::Storage(why));
+        }
+        let log_start = state.log.log_start();
+        match state.log.append(batch, now_ms)? {
+            Appended::Duplicate { base_offset, last_offset, append_time_ms } => {
+                let durable = state.log.duplicate_is_durable(last_offset);
+                let acknowledge = if durable || !wait {
+                    Acknowledge::Now
+                } else {
+                    state.wait_for(last_offset).ok_or_else(|| {
+                        Refused::Storage("the original of a duplicate is neither durable nor pending".into())
+                    })?
+                };
+                Ok(Accepted { base_offset, append_time_ms, log_start, acknowledge, queued: false })
+            }
+            Appended::New { base_offset, last_offset, leader_epoch, append_time_ms } => {
+                let (waiter, acknowledge) = if wait {
+                    let (tell, told) = oneshot::channel();
+                    (Some(tell), Acknowledge::When(told))
+                } else {
+                    (None, Acknowledge::Now)
+                };
+                let max_timestamp = batch.max_timestamp;
+                state.pending.push_back(Pending { last_offset, max_timestamp, waiter, more: Vec::new() });
+                // Under the lock: the log must see this partition's entries in the order of their offsets.
+                self.disk.wal.submit(Entry {
+                    kind: EntryKind::Append,
+                    tp: self.id,
+                    first: base_offset,
+                    last: last_offset,
+                    leader_epoch,
+                    records: batch.record_count as u32,
+                    patch: true,
+                    body,
+                    profile,
+                    client: self.clone(),
+                });
+                Ok(Accepted { base_offset, append_time_ms, log_start, acknowledge, queued: true })
+            }
+        }
+    }
+
+    /// Stops serving; whoever waits is told that the log failed.
+    pub(super) fn close(&self, why: Closed) {
+        let mut state = self.state();
+        state.closed = Some(why);
+        state.log.resign();
+        state.pending.clear();
+        drop(state);
+        self.listeners.wake();
+    }
+
+    /// The oldest position of the WAL that holds what is in no synced segment.
+    pub(super) fn oldest_needed(&self) -> Option<WalPosition> {
+        let state = self.state();
+        let segment_end = state.log.segment_end();
+        state.log.tail().runs().find(|run| run.last_offset >= segment_end).map(|run| run.span.position)
+    }
+
+    /// Durable runs that are in no synced segment, from `from` on, at most about `max_bytes`.
+    pub(super) fn runs_from(&self, from: Offset, max_bytes: usize) -> Vec<Run> {
+        let state = self.state();
+        let mut bytes = 0;
+        let mut runs = Vec::new();
+        for run in state.log.tail().runs().filter(|run| run.base_offset >= from) {
+            runs.push(run.clone());
+            bytes += run.span.len as usize;
+            if bytes >= max_bytes {
+                break;
+            }
+        }
+        runs
+    }
+
+    /// Everything below `end` is in synced segments.
+    pub(super) fn in_segments(&self, end: Offset) -> Result<(), LogError> {
+        let mut state = self.state();
+        state.log.in_segments(end)
+    }
+
+    /// No longer listed at the segment writer; true if it has something to write after all.
+    pub(super) fn unlist(&self) -> bool {
+        self.listed.store(false, Ordering::SeqCst);
+        self.oldest_needed().is_some() && !self.listed.swap(true, Ordering::SeqCst)
+    }
+
+    pub(super) fn list(self: &Arc<Self>) {
+        if !self.listed.swap(true, Ordering::SeqCst) {
+            self.disk.list(self.clone());
+        }
+    }
+}
+
+impl State {
+    /// Waits for a batch that is on its way to the disk.
+    fn wait_for(&mut self, last_offset: Offset) -> Option<Acknowledge> {
+        let at = self.pending.binary_search_by_key(&last_offset, |p| p.last_offset).ok()?;
+        let (tell, told) = oneshot::channel();
+        self.pending.get_mut(at)?.more.push(tell);
+        Some(Acknowledge::When(told))
+    }
+}
+
+/// The bytes as they are stored but for offset and epoch, which the log's copy gets. A copy is made only when
+/// a timestamp must be written.
+fn stamped(batch: &BatchSummary, body: Bytes) -> Result<Bytes, Refused> {
+    if batch.stamp == Stamp::Keep {
+        return Ok(body);
+    }
+    let mut copy = BytesMut::from(&body[..]);
+    batch.patch(&mut copy, 0, LeaderEpoch(-1)).map_err(|e| Refused::Storage(e.to_string()))?;
+    Ok(copy.freeze())
+}
+
+/// Clients are held by `Arc`, and a partition needs itself to be listed and cached.
+impl WalClient for Partition {
+    fn durable(self: Arc<Self>, run: DurableRun) {
+        if run.item.kind != EntryKind::Append {
+            return;
+        }
+        let mut state = self.state();
+        let mut max_timestamp = -1;
+        let mut told = 0;
+        for pending in state.pending.iter().take_while(|p| p.last_offset <= run.item.last) {
+            max_timestamp = max_timestamp.max(pending.max_timestamp);
+            told += 1;
+        }
+        let len = run.bytes.len();
+        let advanced = state.log.durable(Run {
+            base_offset: run.item.first,
+            last_offset: run.item.last,
+            span: WalSpan { position: run.position, len: run.item.body_len },
+            max_timestamp,
+            bytes: Some(run.bytes),
+        });
+        if let Err(e) = advanced {
+            // Book-keeping that contradicts itself: never acknowledge on it.
+            tracing::error!(partition = self.name(), "a durable run does not fit the log: {e}");
+            state.closed = Some(Closed::Failed);
+            state.pending.clear();
+            return;
+        }
+        state.committed_bytes += len as u64;
+        for pending in state.pending.drain(..told) {
+            for waiter in pending.waiter.into_iter().chain(pending.more) {
+                // A client that has gone away needs no answer.
+                let _ = waiter.send(());
+            }
+        }
+        drop(state);
+        self.listeners.wake();
+        self.disk.cached(&self, len);
+        self.list();
+    }
+
+    fn failed(self: Arc<Self>) {
+        self.close(Closed::Failed);
+    }
+}
+
+/// An I/O error as a partition's error.
+pub(super) fn storage_error(e: &io::Error) -> String {
+    e.to_string()
+}

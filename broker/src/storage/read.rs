@@ -1,0 +1,284 @@
+//! Reading a partition: from memory, from the write-ahead log by position, or from segments.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chronik_core::ids::{LeaderEpoch, Offset};
+use chronik_core::log::{
+    ReadPlan, ReadRequest, ReadUpTo, TimestampAndOffset, TimestampPlan, WalSpan, find_timestamp, trim_run,
+};
+use chronik_core::record_batch::{Batches, Crc};
+
+use super::partition::{Closed, Partition, State, storage_error};
+use super::segments;
+use crate::api::partitions::{FoundOffset, Listeners, Offsets, PartitionReader, ReadBytes, ReadError};
+
+type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// How much of a segment a search by time reads at once.
+const SEARCH_BYTES: usize = 1 << 20;
+/// A plan may be overtaken by the segment writer, which moves bytes from the log into a segment.
+const TRIES: usize = 4;
+
+impl State {
+    fn check_open(&self) -> Result<(), ReadError> {
+        match &self.closed {
+            None => Ok(()),
+            Some(Closed::Deleted) => Err(ReadError::NotLeader),
+            Some(Closed::Fenced(why)) => Err(ReadError::Storage(why.clone())),
+            Some(Closed::Failed) => Err(ReadError::Storage("the write-ahead log has failed".to_string())),
+        }
+    }
+}
+
+/// Where the bytes are, once the lock is released.
+enum Source {
+    Ready(Vec<Bytes>),
+    Wal(WalSpan, Offset),
+    Segment(Offset, Offset),
+}
+
+impl Partition {
+    fn plan(&self, from: Offset, to: Offset, max_bytes: usize, min_one: bool) -> Result<Source, ReadError> {
+        let state = self.state();
+        state.check_open()?;
+        let up_to = ReadUpTo::HighWatermark;
+        let request = ReadRequest { from, max_bytes, at_least_one: min_one, up_to };
+        let plan = state.log.read(&request).map_err(|e| ReadError::OutOfRange {
+            offset: e.offset,
+            log_start: e.log_start,
+            log_end: e.log_end,
+        })?;
+        let moved = state.log.high_watermark() != to;
+        drop(state);
+        Ok(match plan {
+            ReadPlan::Empty => Source::Ready(Vec::new()),
+            ReadPlan::Memory(pieces) if moved => {
+                let below = |piece: Bytes| trim_run(&piece, from, usize::MAX, false, to);
+                Source::Ready(pieces.into_iter().map(below).filter(|piece| !piece.is_empty()).collect())
+            }
+            ReadPlan::Memory(pieces) => Source::Ready(pieces),
+            ReadPlan::Wal { span, up_to } => Source::Wal(span, up_to.min(to)),
+            ReadPlan::Segment { from, up_to } => Source::Segment(from, up_to.min(to)),
+        })
+    }
+
+    async fn read_pieces(
+        self: Arc<Self>,
+        from: Offset,
+        to: Offset,
+        max_bytes: usize,
+        min_one: bool,
+    ) -> Result<ReadBytes, ReadError> {
+        for _ in 0..TRIES {
+            let source = self.plan(from, to, max_bytes, min_one)?;
+            let pieces = match source {
+                Source::Ready(pieces) => return Ok(ReadBytes { pieces }),
+                other => {
+                    let this = self.clone();
+                    blocking(move || this.read_disk(other, from, max_bytes, min_one)).await?
+                }
+            };
+            if let Some(bytes) = pieces {
+                let pieces = if bytes.is_empty() { Vec::new() } else { vec![bytes] };
+                return Ok(ReadBytes { pieces });
+            }
+        }
+        Err(ReadError::Storage("the bytes kept moving while they were read".to_string()))
+    }
+
+    /// Blocks. `None`: the bytes are somewhere else by now.
+    fn read_disk(
+        &self,
+        source: Source,
+        from: Offset,
+        max_bytes: usize,
+        min_one: bool,
+    ) -> io::Result<Option<Bytes>> {
+        match source {
+            Source::Ready(_) => Ok(None),
+            Source::Wal(span, to) => {
+                let Some(run) = self.read_span(span)? else { return Ok(None) };
+                Ok(Some(trim_run(&run, from, max_bytes, min_one, to)))
+            }
+            Source::Segment(at, to) => {
+                let place = self.on_disk().segments.find(at)?;
+                let Some(place) = place else {
+                    let why = format!("{}: no segment holds offset {at}", self.name());
+                    return Err(io::Error::other(why));
+                };
+                segments::read(&place, at, to, max_bytes, min_one).map(Some)
+            }
+        }
+    }
+
+    /// A run's bytes from the write-ahead log, every batch's checksum verified.
+    pub(super) fn read_span(&self, span: WalSpan) -> io::Result<Option<Bytes>> {
+        let Some(bytes) = self.disk.wal.read(span.position, span.len as usize)? else { return Ok(None) };
+        for batch in Batches::new(&bytes, Crc::Check) {
+            batch.map_err(|e| {
+                io::Error::other(format!("{}: WAL position {}: {e}", self.name(), span.position))
+            })?;
+        }
+        Ok(Some(bytes))
+    }
+
+    async fn search_time(
+        self: Arc<Self>,
+        timestamp: i64,
+        to: Offset,
+    ) -> Result<Option<FoundOffset>, ReadError> {
+        let mut from = {
+            let state = self.state();
+            state.check_open()?;
+            state.log.log_start()
+        };
+        loop {
+            let plan = self.state().log.offset_for_timestamp(timestamp, from);
+            let this = self.clone();
+            let found = match plan {
+                TimestampPlan::NotFound => return Ok(None),
+                TimestampPlan::Found(found) => Some(found),
+                TimestampPlan::Wal { span, from: start, up_to } => {
+                    from = up_to;
+                    let run = blocking(move || this.read_span(span)).await?;
+                    match run {
+                        Some(run) => find_timestamp(&run, timestamp, start, up_to),
+                        None => {
+                            from = start; // In a segment by now.
+                            None
+                        }
+                    }
+                }
+                TimestampPlan::Segment { from: start, up_to } => {
+                    from = up_to;
+                    blocking(move || this.search_segments(timestamp, start, up_to)).await?
+                }
+            };
+            if let Some(found) = found.filter(|f| f.offset < to) {
+                return Ok(Some(place_of(found)));
+            }
+            if from >= to {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn search_segments(
+        &self,
+        timestamp: i64,
+        from: Offset,
+        up_to: Offset,
+    ) -> io::Result<Option<TimestampAndOffset>> {
+        let mut at = from;
+        loop {
+            let place = {
+                let mut on_disk = self.on_disk();
+                match on_disk.segments.find_time(timestamp, at) {
+                    Some(start) if start < up_to => {
+                        at = start;
+                        on_disk.segments.find(start)?
+                    }
+                    _ => None,
+                }
+            };
+            let Some(place) = place else { return Ok(None) };
+            let bytes = segments::read(&place, at, up_to, SEARCH_BYTES, true)?;
+            if let Some(found) = find_timestamp(&bytes, timestamp, at, up_to) {
+                return Ok(Some(found));
+            }
+            let next =
+                Batches::new(&bytes, Crc::Skip).flatten().last().map(|(header, _)| header.next_offset());
+            match next {
+                Some(next) if next > at => at = next,
+                // Nothing more in this segment below `up_to`: the next one, if any.
+                _ => match self.on_disk().segments.segment_at(at) {
+                    Some(segment) if segment.end_offset > at => at = segment.end_offset,
+                    _ => return Ok(None),
+                },
+            }
+        }
+    }
+}
+
+fn place_of(found: TimestampAndOffset) -> FoundOffset {
+    FoundOffset { timestamp: found.timestamp, offset: found.offset, leader_epoch: found.leader_epoch }
+}
+
+/// Runs disk I/O off the runtime's threads.
+async fn blocking<T: Send + 'static>(
+    io: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, ReadError> {
+    match tokio::task::spawn_blocking(io).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(e)) => {
+            tracing::error!("a read failed: {e}");
+            Err(ReadError::Storage(storage_error(&e)))
+        }
+        Err(e) => Err(ReadError::Storage(format!("a read was abandoned: {e}"))),
+    }
+}
+
+/// What the handlers hold: the partition by reference count.
+pub struct Reader(pub Arc<Partition>);
+
+impl PartitionReader for Reader {
+    fn offsets(&self) -> Offsets {
+        let state = self.0.state();
+        let log = &state.log;
+        Offsets {
+            log_start: log.log_start(),
+            // Without transactions, everything committed is stable.
+            last_stable: log.high_watermark(),
+            high_watermark: log.high_watermark(),
+            log_end: log.log_end(),
+            leader_epoch: log.leading().unwrap_or(LeaderEpoch(-1)),
+            committed_bytes: state.committed_bytes,
+        }
+    }
+
+    fn read(
+        &self,
+        from: Offset,
+        to: Offset,
+        max_bytes: usize,
+        min_one: bool,
+    ) -> BoxFuture<'_, Result<ReadBytes, ReadError>> {
+        Box::pin(self.0.clone().read_pieces(from, to, max_bytes, min_one))
+    }
+
+    fn offset_for_timestamp(
+        &self,
+        timestamp: i64,
+        to: Offset,
+    ) -> BoxFuture<'_, Result<Option<FoundOffset>, ReadError>> {
+        Box::pin(self.0.clone().search_time(timestamp, to))
+    }
+
+    fn max_timestamp(&self, to: Offset) -> BoxFuture<'_, Result<Option<FoundOffset>, ReadError>> {
+        let latest = {
+            let in_tail = self.0.state().log.max_timestamp().map(|(timestamp, _)| timestamp);
+            in_tail.max(self.0.on_disk().segments.max_timestamp())
+        };
+        match latest {
+            Some(timestamp) if timestamp >= 0 => self.offset_for_timestamp(timestamp, to),
+            _ => Box::pin(async { Ok(None) }),
+        }
+    }
+
+    fn epoch_at(&self, offset: Offset) -> Option<LeaderEpoch> {
+        self.0.state().log.leader_epochs().epoch_for(offset)
+    }
+
+    fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        let state = self.0.state();
+        state.log.leader_epochs().end_offset_for(epoch, state.log.log_end())
+    }
+
+    fn listeners(&self) -> &Listeners {
+        &self.0.listeners
+    }
+}
