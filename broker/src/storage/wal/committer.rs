@@ -18,9 +18,7 @@ use super::buffer::AlignedBuf;
 use super::engine::{GroupFile, block_on};
 use super::inbox::{Control, Inbox};
 use super::timer::Timer;
-use super::{
-    DurableRun, Entry, GroupFacts, Shared, WalClient, WalError, WalObserver, WalOptions, at, files,
-};
+use super::{DurableRun, Entry, GroupFacts, Shared, WalClient, WalError, WalObserver, WalOptions, at, files};
 
 type Commit = GroupCommit<Arc<dyn WalClient>, AlignedBuf>;
 
