@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use chronik_core::controller::{Registration, register_broker, unfence_broker};
+use chronik_core::controller::{Registration, incremental_alter_configs, register_broker, unfence_broker};
 use chronik_core::ids::Uuid;
-use chronik_core::metadata::{Listener as AdvertisedListener, SecurityProtocol};
+use chronik_core::metadata::{ConfigResource, Listener as AdvertisedListener, SecurityProtocol};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -199,6 +199,7 @@ async fn open(
     if !data_id.bootstrapped {
         remember_bootstrap(&config, &mut data_id, &mut wal_id)?;
     }
+    define_wal_profiles(&config, &metadata).await?;
     health.met("metadata-caught-up");
 
     let profiles = Arc::new(ProfileTable::new(metrics.clone()));
@@ -214,7 +215,7 @@ async fn open(
         file_bytes: config.wal_file_bytes,
         max_files: usize::try_from(config.wal_size_bytes / config.wal_file_bytes.max(1)).unwrap_or(2).max(2),
         engine: way.engine,
-        flush: way.flush,
+        flush: data_flush(way.flush),
         in_flight: way.in_flight,
         profiles: observer.profiles.definitions(),
     };
@@ -261,6 +262,20 @@ fn remember_bootstrap(config: &Config, data: &mut DirIdentity, wal: &mut DirIden
     (data.bootstrapped, wal.bootstrapped) = (true, true);
     identity::store(&config.wal_dir, wal)?;
     identity::store(&config.data_dir, data)?;
+    Ok(())
+}
+
+/// Writes the WAL profiles of the static configuration into the metadata, where topics find them.
+async fn define_wal_profiles(config: &Config, metadata: &MetadataStore) -> Result<()> {
+    let ops = config.wal_profile_ops();
+    if ops.is_empty() {
+        return Ok(());
+    }
+    let request = [(ConfigResource::BrokerDefault, ops)];
+    let answers = metadata.change(|image| Ok(incremental_alter_configs(image, &request, false))).await?;
+    for (_, answer) in answers {
+        answer.context("the WAL profiles of the configuration cannot be defined")?;
+    }
     Ok(())
 }
 
@@ -339,10 +354,17 @@ fn choose_way(config: &Config) -> Result<WalWay> {
             }
         }
     };
-    #[cfg(feature = "test-switches")]
-    let flush =
-        if std::env::var_os("CHRONIK_TEST_NO_FLUSH").is_some() { wal::FlushMode::Never } else { flush };
     Ok(WalWay { engine, reason, flush, flush_reason, in_flight })
+}
+
+/// The data log's flush mode: the chosen one, unless a test wants to see records lost.
+fn data_flush(chosen: wal::FlushMode) -> wal::FlushMode {
+    #[cfg(feature = "test-switches")]
+    if std::env::var_os("CHRONIK_TEST_NO_FLUSH").is_some() {
+        tracing::error!("RECORDS ARE NOT FLUSHED: the test switch CHRONIK_TEST_NO_FLUSH is set");
+        return wal::FlushMode::Never;
+    }
+    chosen
 }
 
 fn measure(dir: &Path, engine: Engine) -> Result<probe::FlushTimes> {
@@ -383,10 +405,6 @@ fn announce(
     tracing::info!("default WAL profile {}", config.wal_profile);
     if recovered_bytes > 0 {
         tracing::info!("recovered {} MiB of write-ahead log", recovered_bytes >> 20);
-    }
-    #[cfg(feature = "test-switches")]
-    if way.flush == wal::FlushMode::Never {
-        tracing::error!("NOTHING IS FLUSHED: the test switch CHRONIK_TEST_NO_FLUSH is set");
     }
 }
 
