@@ -14,6 +14,9 @@ use super::types::{Entry, LogId, Membership, SnapshotMeta, StorageError, StoredM
 
 /// Called in order, once per applied batch that changes something, with the image after it and what changed;
 /// before the change is answered. It runs on the quorum's task: it may touch the disk briefly, and must not
+/// The newest snapshot, kept for whoever asks for it.
+type CurrentSnapshot = Arc<Mutex<Option<(SnapshotMeta, Vec<u8>)>>>;
+
 /// wait for the quorum.
 pub type Publisher = Box<dyn Fn(&Arc<MetadataImage>, &Changes) + Send + Sync>;
 
@@ -76,7 +79,7 @@ pub struct Machine {
     applied: Option<LogId>,
     membership: StoredMembership,
     /// The newest snapshot, as it stands in its file.
-    current: Arc<Mutex<Option<(SnapshotMeta, Vec<u8>)>>>,
+    current: CurrentSnapshot,
 }
 
 impl Machine {
@@ -156,7 +159,7 @@ pub struct Builder {
     shared: Arc<Shared>,
     dir: SnapshotDir,
     meta: SnapshotMeta,
-    current: Arc<Mutex<Option<(SnapshotMeta, Vec<u8>)>>>,
+    current: CurrentSnapshot,
     records_covered: u64,
 }
 

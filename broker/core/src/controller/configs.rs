@@ -152,11 +152,14 @@ pub fn incremental_alter_configs(
     })
 }
 
+/// All that is to be set on a resource, by name.
+pub type Replacement = Vec<(String, Option<String>)>;
+
 /// AlterConfigs: what is not given is removed. WAL profiles are definitions, not values: those that are not
 /// given are left alone.
 pub fn alter_configs(
     image: &MetadataImage,
-    requests: &[(ConfigResource, Vec<(String, Option<String>)>)],
+    requests: &[(ConfigResource, Replacement)],
     validate_only: bool,
 ) -> (Vec<MetadataRecord>, PerResource) {
     each_resource(image, requests, validate_only, |image, resource, given| {
