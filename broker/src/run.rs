@@ -354,9 +354,6 @@ fn choose_way(config: &Config) -> Result<WalWay> {
             }
         }
     };
-    #[cfg(feature = "test-switches")]
-    let flush =
-        if std::env::var_os("CHRONIK_TEST_NO_FLUSH").is_some() { wal::FlushMode::Never } else { flush };
     Ok(WalWay { engine, reason, flush, flush_reason, in_flight })
 }
 

@@ -5,6 +5,7 @@ mod clients;
 mod crash;
 mod fuzz;
 mod shapes;
+mod test;
 
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,8 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
 enum Task {
+    /// Everything that must pass: what CI runs.
+    Test(test::Args),
     /// Measure Chronik beside Apache Kafka and the floor, and print one table.
     Bench(bench::Args),
     /// Test the broker with Kafka's own clients.
@@ -29,6 +32,7 @@ enum Task {
 fn main() -> Result<()> {
     let root = root()?;
     match Task::parse() {
+        Task::Test(args) => test::run(&root, &args),
         Task::Bench(args) => bench::run(&root, &args),
         Task::Clients(args) => clients::run(&root, &args),
         Task::Crash(args) => crash::run(&root, &args),

@@ -5,13 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use chronik_core::ids::BrokerId;
 use chronik_core::metadata::{Changes, LocalConfig, MetadataDelta, MetadataImage};
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, StorageIOError};
 
 use super::snapshot::{self, SnapshotDir, SnapshotError};
-use super::types::{Entry, LogId, SnapshotMeta, StorageError, StoredMembership, TypeConfig, Voter};
+use super::types::{Entry, LogId, Membership, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
 
 /// Called in order, once per applied batch that changes something, with the image after it and what changed;
 /// before the change is answered. It runs on the quorum's task: it may touch the disk briefly, and must not
@@ -105,7 +104,7 @@ impl Machine {
     }
 
     /// The membership in the snapshot.
-    pub fn membership(&self) -> &openraft::Membership<BrokerId, Voter> {
+    pub fn membership(&self) -> &Membership {
         self.membership.membership()
     }
 

@@ -19,3 +19,6 @@ pub use machine::Publisher;
 pub use store::{MetadataStore, QuorumError, QuorumOptions};
 pub use types::Voter;
 pub use wal::{Done, MemoryWal, MetaEntry, MetaEntryKind, MetaWal, Replayed};
+
+#[cfg(test)]
+mod tests;
