@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use chronik_core::controller::{NewTopic, Registration, create_topics, register_broker, unfence_broker};
+use chronik_core::controller::{NewTopic, Registration, create_topics, fence_broker, register_broker};
 use chronik_core::ids::{
     BrokerEpoch, BrokerId, DiskUuid, LeaderEpoch, Offset, TopicId, TopicIdPartition, Uuid,
 };
@@ -70,8 +70,8 @@ impl Fixture {
         };
         let store = &self.broker.metadata;
         let epoch = store.change(|image| register_broker(image, &registration)).await.unwrap();
-        if !fenced {
-            store.change(|image| unfence_broker(image, BrokerId(id), epoch)).await.unwrap();
+        if fenced {
+            store.change(|image| fence_broker(image, BrokerId(id), epoch)).await.unwrap();
         }
         epoch
     }
@@ -111,8 +111,7 @@ impl Fixture {
             rack: None,
         };
         let store = &self.broker.metadata;
-        let epoch = store.change(|image| register_broker(image, &registration)).await.unwrap();
-        store.change(|image| unfence_broker(image, BrokerId(1), epoch)).await.unwrap();
+        store.change(|image| register_broker(image, &registration)).await.unwrap();
         let image = store.image();
         let epoch = image.topic(topic).unwrap().partitions[0].leader_epoch;
         self.log(topic, 0).0.lock().unwrap().epoch = epoch;
