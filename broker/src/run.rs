@@ -29,6 +29,8 @@ use crate::storage::wal::{self, Engine, WalOptions, probe};
 
 /// Records that may wait for the log in all profiles together.
 const QUEUE_RECORDS: u64 = 1_000_000;
+/// Kafka's `producer.id.expiration.check.interval.ms`.
+const PRODUCER_EXPIRATION_CHECK: Duration = Duration::from_secs(600);
 /// Of the shutdown's time, this part is for clients.
 const CLIENTS_PART: u32 = 2;
 
@@ -101,6 +103,7 @@ async fn serve(config: Config) -> Result<()> {
         accepting.spawn(connections.clone().accept(listener, name.into()));
     }
     accepting.spawn(connections.clone().sweep());
+    accepting.spawn(expire_producers(logs.clone(), broker.config.producer_id_expiration_ms));
     health.met("listening");
     announce(&broker, &way, &addresses, admin_address, recovered_bytes, started);
 
@@ -142,6 +145,17 @@ async fn serve(config: Config) -> Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Forgets silent idempotent producers, as often as Kafka does. Runs until dropped.
+async fn expire_producers(logs: Arc<LogManager>, expiration_ms: i64) {
+    let every = PRODUCER_EXPIRATION_CHECK.min(Duration::from_millis(expiration_ms.unsigned_abs().max(1_000)));
+    let mut tick = tokio::time::interval(every);
+    loop {
+        tick.tick().await;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        logs.expire_producers(i64::try_from(now.as_millis()).unwrap_or(i64::MAX), expiration_ms);
+    }
 }
 
 async fn wal_failure(failed: &mut watch::Receiver<Option<String>>) -> String {

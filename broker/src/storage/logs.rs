@@ -292,6 +292,13 @@ impl LogManager {
         self.partitions.load().get(&id).cloned()
     }
 
+    /// Forgets idempotent producers that have sent nothing for `expiration_ms` milliseconds.
+    pub fn expire_producers(&self, now_ms: i64, expiration_ms: i64) {
+        for partition in self.partitions.load().values() {
+            partition.state().log.expire_producers(now_ms, expiration_ms);
+        }
+    }
+
     /// Partitions that are not served, and why.
     pub fn fenced(&self) -> Vec<(String, String)> {
         let why = |p: &Arc<Partition>| match &p.state().closed {
