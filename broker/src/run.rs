@@ -197,8 +197,8 @@ async fn open(
     let metadata_dir = config.data_dir.join("metadata");
     let (engine, flush, disk_uuid) = (way.engine, way.flush, data_id.disk_uuid);
     let opening = {
-        let dir = metadata_dir.clone();
-        tokio::task::spawn_blocking(move || DiskWal::open(&dir, disk_uuid, engine, flush))
+        let (dir, metrics) = (metadata_dir.clone(), metrics.wal("metadata"));
+        tokio::task::spawn_blocking(move || DiskWal::open(&dir, disk_uuid, engine, flush, metrics))
     };
     let (metadata_wal, replayed) = opening.await??;
     let options = QuorumOptions {
@@ -252,6 +252,7 @@ async fn open(
         let logs = logs.clone();
         move |image, changes| logs.apply(image, changes)
     }));
+    metrics.partitions_fenced.set(logs.fenced().len() as i64);
     health.met("log-recovered");
 
     let broker_epoch = register(&config, &metadata, &data_id, &wal_id, &listeners).await?;
@@ -418,7 +419,7 @@ fn announce(
     tracing::info!("flush by {} ({}), {} group(s) in flight", way.flush, way.flush_reason, way.in_flight);
     tracing::info!("default WAL profile {}", config.wal_profile);
     if recovered_bytes > 0 {
-        tracing::info!("recovered {} MiB of write-ahead log", recovered_bytes >> 20);
+        tracing::info!("recovered {} KiB of write-ahead log", recovered_bytes.div_ceil(1024));
     }
 }
 

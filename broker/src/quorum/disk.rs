@@ -17,6 +17,8 @@ use chronik_core::wal::recovery::Event;
 use thiserror::Error;
 
 use super::wal::{Done, MetaEntry, MetaEntryKind, MetaWal, Replayed};
+use crate::metrics::WalMetrics;
+use crate::storage::disk::observe_group;
 use crate::storage::durable;
 use crate::storage::wal::{
     DurableRun, Engine, Entry, FlushMode, GroupFacts, Wal, WalClient, WalError, WalObserver, WalOptions,
@@ -77,6 +79,7 @@ impl DiskWal {
         id: DiskUuid,
         engine: Engine,
         flush: FlushMode,
+        metrics: WalMetrics,
     ) -> Result<(Arc<DiskWal>, Vec<Replayed>), DiskWalError> {
         let io_error = |source| DiskWalError::Io { path: dir.to_path_buf(), source };
         fs::create_dir_all(dir).map_err(io_error)?;
@@ -128,7 +131,7 @@ impl DiskWal {
             };
             return Err(DiskWalError::Corrupt { start: hole.start, end: hole.end, place });
         }
-        let wal = recovering.start(Arc::new(Observer))?;
+        let wal = recovering.start(Arc::new(Observer(metrics)))?;
         Ok((Arc::new(DiskWal { wal, dir: dir.to_path_buf() }), replayed))
     }
 
@@ -204,10 +207,12 @@ impl WalClient for Waiter {
 }
 
 /// The store learns of a failure by the entry that fails.
-struct Observer;
+struct Observer(WalMetrics);
 
 impl WalObserver for Observer {
-    fn group(&self, _facts: &GroupFacts<'_>) {}
+    fn group(&self, facts: &GroupFacts<'_>) {
+        observe_group(&self.0, facts, facts.tallies.iter().map(|t| t.records).sum());
+    }
 
     fn pool_is_full(&self) {
         tracing::warn!("every file of the metadata log is full: waiting for a snapshot");

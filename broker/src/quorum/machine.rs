@@ -14,11 +14,11 @@ use super::types::{Entry, LogId, Membership, SnapshotMeta, StorageError, StoredM
 
 /// Called in order, once per applied batch that changes something, with the image after it and what changed;
 /// before the change is answered. It runs on the quorum's task: it may touch the disk briefly, and must not
-/// The newest snapshot, kept for whoever asks for it.
-type CurrentSnapshot = Arc<Mutex<Option<(SnapshotMeta, Vec<u8>)>>>;
-
 /// wait for the quorum.
 pub type Publisher = Box<dyn Fn(&Arc<MetadataImage>, &Changes) + Send + Sync>;
+
+/// The newest snapshot, kept for whoever asks for it.
+type CurrentSnapshot = Arc<Mutex<Option<(SnapshotMeta, Vec<u8>)>>>;
 
 /// What the state machine shares with the [`MetadataStore`](super::MetadataStore).
 pub struct Shared {

@@ -18,6 +18,7 @@ use super::machine::Machine;
 use super::snapshot::SnapshotDir;
 use super::types::{StorageError, TypeConfig};
 use super::*;
+use crate::metrics::Metrics;
 use crate::storage::wal::{Engine, FlushMode};
 
 const DISK: DiskUuid = DiskUuid(Uuid::from_u128(0xd15c));
@@ -351,7 +352,9 @@ async fn on_the_disk_it_survives_many_starts_in_few_files() {
     let wal_dir = dir.path().join("log");
     let mut count = 0;
     for start in 0..10 {
-        let (wal, replayed) = DiskWal::open(&wal_dir, DISK, Engine::Pwrite, FlushMode::Dsync).unwrap();
+        let (wal, replayed) =
+            DiskWal::open(&wal_dir, DISK, Engine::Pwrite, FlushMode::Dsync, Metrics::new([]).wal("metadata"))
+                .unwrap();
         let options = QuorumOptions { bootstrap: start == 0, ..options(dir.path()) };
         let store = MetadataStore::open(options, wal.clone(), &replayed).await.unwrap();
         assert_eq!(store.image().topic_count(), count);

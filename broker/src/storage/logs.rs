@@ -122,7 +122,7 @@ impl LogManager {
                     Some(found) => manager.reopen(id, topic, found)?,
                     None => manager.fresh(id, topic, blind.clone().map(Closed::Fenced)),
                 };
-                manager.lead(&partition, topic);
+                // It is led once this broker has registered, in the new epoch that it gets then.
                 partitions.insert(id, partition);
             }
         }
