@@ -69,12 +69,13 @@ fn run(data: &[u8]) {
     let file_bytes = (2 * BLOCK + groups.len()) as u64;
     let wal = DiskUuid::default();
     let (base, durable) = (WalPosition(0), WalPosition(0));
-    let header = FileHeader { wal, generation: GENERATION, base, durable, file_bytes }.encode();
+    let header =
+        FileHeader { wal, generation: GENERATION, base, durable, file_bytes, previous: None }.encode();
     let mut file = [header.as_slice(), header.as_slice(), &groups].concat();
     file.truncate(file_bytes as usize);
     let mut replay = Replay::new(Checkpoint::default(), 100).expect("an empty checkpoint");
     let recovered =
-        recover(&mut Memory(file), wal, WalPosition(0), PlantedBugs::default(), &mut |e| match e {
+        recover(&mut Memory(file), wal, Some(WalPosition(0)), PlantedBugs::default(), &mut |e| match e {
             Event::Group(group) => replay.group(&group, &mut |_| None),
             Event::Hole(hole) => replay.hole(hole),
         })

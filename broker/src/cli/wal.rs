@@ -106,7 +106,7 @@ fn wal_of(dir: &Path) -> Result<DiskUuid> {
     bail!("{}: no file has a readable header", dir.display())
 }
 
-fn walk(dir: &Path, checkpoint: WalPosition, sink: &mut dyn FnMut(Event<'_>)) -> Result<Recovered> {
+fn walk(dir: &Path, checkpoint: Option<WalPosition>, sink: &mut dyn FnMut(Event<'_>)) -> Result<Recovered> {
     let wal = wal_of(dir)?;
     let mut media = files::DirMedia::open(dir)?;
     Ok(recover(&mut media, wal, checkpoint, PlantedBugs::default(), sink)?)
@@ -115,7 +115,7 @@ fn walk(dir: &Path, checkpoint: WalPosition, sink: &mut dyn FnMut(Event<'_>)) ->
 fn inspect(dir: &Path, groups: bool) -> Result<()> {
     let mut count = 0u64;
     let mut entries = 0u64;
-    let recovered = walk(dir, WalPosition(0), &mut |event| match event {
+    let recovered = walk(dir, None, &mut |event| match event {
         Event::Group(group) => {
             count += 1;
             entries += group.items.len() as u64;
@@ -187,15 +187,18 @@ fn line(item: &Item) -> String {
 fn verify(dir: &Path, data_dir: Option<&Path>) -> Result<()> {
     let data_dir = data_dir.or_else(|| dir.parent());
     let checkpoint = match data_dir.map(|dir| durable::read(dir, CHECKPOINT_FILE)).transpose()?.flatten() {
-        Some(bytes) => Checkpoint::decode(&bytes).context("the checkpoint")?,
-        None => Checkpoint::default(),
+        Some(bytes) => Some(Checkpoint::decode(&bytes).context("the checkpoint")?.position),
+        None => None,
     };
-    let recovered = walk(dir, checkpoint.position, &mut |_| {})?;
+    let recovered = walk(dir, checkpoint, &mut |_| {})?;
     let mut rows: BTreeMap<String, u64> = BTreeMap::new();
     for (row, _) in &recovered.rows {
         *rows.entry(row.to_string()).or_default() += 1;
     }
-    println!("from the checkpoint at {} to the end at {}", checkpoint.position, recovered.end);
+    match checkpoint {
+        Some(position) => println!("from the checkpoint at {position} to the end at {}", recovered.end),
+        None => println!("from the oldest file, for want of a checkpoint, to the end at {}", recovered.end),
+    }
     for (row, count) in rows {
         println!("  {row:<20} {count:>10}");
     }

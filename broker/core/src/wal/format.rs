@@ -28,7 +28,7 @@ const FILE_MAGIC: u64 = u64::from_le_bytes(*b"CHRNKWAL");
 const HEAD_MAGIC: u32 = u32::from_le_bytes(*b"CKGH");
 const TAIL_MAGIC: u32 = u32::from_le_bytes(*b"CKGT");
 const VERSION: u16 = 1;
-const FILE_HEADER_USED: usize = 60;
+const FILE_HEADER_USED: usize = 76;
 
 /// Rounds up to whole blocks.
 pub const fn round_up(n: usize) -> usize {
@@ -126,6 +126,13 @@ impl GroupHeader {
     }
 }
 
+/// The file before another one: its generation, and where it begins. It ends where the other begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PreviousFile {
+    pub generation: u64,
+    pub base: WalPosition,
+}
+
 /// The header of a WAL file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileHeader {
@@ -140,6 +147,9 @@ pub struct FileHeader {
     pub durable: WalPosition,
     /// The length of the file, in bytes.
     pub file_bytes: u64,
+    /// The file that holds what comes before `base`, if any still did when this one was opened. If it is gone,
+    /// this tells what went with it, and that nothing else may be read in its place.
+    pub previous: Option<PreviousFile>,
 }
 
 /// Why bytes are not what they should be.
@@ -188,6 +198,10 @@ impl FileHeader {
         put(&mut b, 36, &self.base.0.to_le_bytes());
         put(&mut b, 44, &self.durable.0.to_le_bytes());
         put(&mut b, 52, &self.file_bytes.to_le_bytes());
+        // Generations begin at 1.
+        let previous = self.previous.unwrap_or(PreviousFile { generation: 0, base: WalPosition(0) });
+        put(&mut b, 60, &previous.generation.to_le_bytes());
+        put(&mut b, 68, &previous.base.0.to_le_bytes());
         let crc = crc32c::crc32c(&b[..FILE_HEADER_USED]);
         put(&mut b, FILE_HEADER_USED, &crc.to_le_bytes());
         b
@@ -208,12 +222,14 @@ impl FileHeader {
         if version != VERSION {
             return Err(FormatError::Version(version));
         }
+        let previous = PreviousFile { generation: u64_at(b, 60)?, base: WalPosition(u64_at(b, 68)?) };
         Ok(FileHeader {
             wal: DiskUuid(Uuid::from_bytes(get(b, 12)?)),
             generation: u64_at(b, 28)?,
             base: WalPosition(u64_at(b, 36)?),
             durable: WalPosition(u64_at(b, 44)?),
             file_bytes: u64_at(b, 52)?,
+            previous: Some(previous).filter(|previous| previous.generation > 0),
         })
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::format::{FILE_HEADER_LEN, FileHeader};
+use super::format::{FILE_HEADER_LEN, FileHeader, PreviousFile};
 use crate::ids::WalPosition;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,11 +26,19 @@ pub struct Pool {
     max_files: usize,
     slots: BTreeMap<u32, Slot>,
     generation: u64,
+    /// The file before the first one opened in this run, as recovery knows it.
+    found_previous: Option<PreviousFile>,
 }
 
 impl Pool {
     pub fn new(file_bytes: u64, max_files: usize) -> Pool {
-        Pool { file_bytes, max_files: max_files.max(2), slots: BTreeMap::new(), generation: 0 }
+        Pool {
+            file_bytes,
+            max_files: max_files.max(2),
+            slots: BTreeMap::new(),
+            generation: 0,
+            found_previous: None,
+        }
     }
 
     pub fn file_bytes(&self) -> u64 {
@@ -81,6 +89,22 @@ impl Pool {
     /// The newest generation seen in a file, even in one that holds nothing that counts.
     pub fn seen_generation(&mut self, generation: u64) {
         self.generation = self.generation.max(generation);
+    }
+
+    /// What recovery says of the file before those that will be opened: it may be one that is lost.
+    pub fn set_previous(&mut self, previous: Option<PreviousFile>) {
+        self.found_previous = previous;
+    }
+
+    /// The file that holds what comes before `base`, for the header of a file that begins there.
+    pub fn previous(&self, base: WalPosition) -> Option<PreviousFile> {
+        let held = self.slots.values().filter_map(|state| match state {
+            Slot::Holds { generation, base: begins, .. } if *begins < base => {
+                Some(PreviousFile { generation: *generation, base: *begins })
+            }
+            _ => None,
+        });
+        held.chain(self.found_previous).max_by_key(|previous| previous.generation)
     }
 
     /// `slot` is now the file being written; the one before it ends at `base`.
@@ -160,6 +184,9 @@ mod tests {
             (pool.free_slot(), pool.slot_to_add(false), pool.slot_to_add(true)),
             (None, None, Some(3))
         );
+        let previous = PreviousFile { generation: 2, base: WalPosition(40_960) };
+        assert_eq!(pool.previous(WalPosition(81_920)), Some(previous), "not the file that begins there");
+        assert_eq!(pool.previous(WalPosition(0)), None);
         assert_eq!(pool.recycle(WalPosition(40_959)), 0);
         assert_eq!(pool.recycle(WalPosition(40_960)), 1);
         assert_eq!(pool.free_slot(), Some(0));

@@ -1,14 +1,15 @@
 //! Recovery: a walk over the log's positions, and a decision table for what is found there.
 //!
 //! The valid range of a file of generation g is `base(g) .. min(base(h) for h > g)`, at most its capacity:
-//! a later header says where the earlier files end, so that what was cut never returns (invariant 11).
+//! a later header says where the earlier files end, so that what was cut never returns (invariant 11). It also
+//! names the file before it and where that one begins: if that file is lost, no older one is read in its place.
 //! The walk starts at the checkpoint. A hole above the last position known durable is a torn tail and is cut
 //! off; a hole below it is corruption and is reported with the partitions that the group's directories name.
 
 use std::fmt;
 
 use super::format::{
-    BLOCK, FILE_HEADER_LEN, FileHeader, FormatError, GroupHeader, Item, decode_directory,
+    BLOCK, FILE_HEADER_LEN, FileHeader, FormatError, GroupHeader, Item, PreviousFile, decode_directory,
     decode_end_directory, decode_group, peek_header, peek_trailer,
 };
 use crate::ids::{DiskUuid, WalPosition};
@@ -165,6 +166,8 @@ pub struct Recovered {
     /// Where the log ends: the base of the next generation.
     pub end: WalPosition,
     pub files: Vec<FoundFile>,
+    /// The file before `end`, which the next header must name even if it is lost.
+    pub previous: Option<PreviousFile>,
     /// Files without a readable header: zeroed, torn while being opened, or damaged.
     pub blank: Vec<u32>,
     pub holes: Vec<Hole>,
@@ -190,11 +193,15 @@ pub enum RecoveryError {
     Newer { slot: u32, version: u16 },
 }
 
-/// Walks the log from `checkpoint` to its end.
+/// Walks the log from `checkpoint` to its end. Without a checkpoint it begins with the oldest file there is: for
+/// tools. A log that was never recycled has one, position 0: then a missing first file is noticed.
+///
+/// # Errors
+/// When the files are another log's, or of a newer version.
 pub fn recover(
     media: &mut dyn Media,
     wal: DiskUuid,
-    checkpoint: WalPosition,
+    checkpoint: Option<WalPosition>,
     bugs: PlantedBugs,
     sink: &mut dyn FnMut(Event<'_>),
 ) -> Result<Recovered, RecoveryError> {
@@ -230,19 +237,23 @@ impl<'a> Walk<'a> {
     fn open(
         media: &'a mut dyn Media,
         wal: DiskUuid,
-        checkpoint: WalPosition,
+        checkpoint: Option<WalPosition>,
         bugs: PlantedBugs,
     ) -> Result<Walk<'a>, RecoveryError> {
         let mut files = Vec::new();
         let mut blank = Vec::new();
         let mut header = vec![0; BLOCK];
         for (slot, file_bytes) in media.files() {
+            // The copies differ where the write of a header was torn. The newer one counts: its generation has
+            // been used and must not be given to another file.
             let mut found = Err(FormatError::Blank);
             for copy in 0..2 {
                 if media.read(slot, copy * BLOCK as u64, &mut header).is_ok() {
-                    found = FileHeader::decode(&header);
-                    if found.is_ok() {
-                        break;
+                    let newer = |f: &FileHeader, h: &FileHeader| f.generation < h.generation;
+                    match FileHeader::decode(&header) {
+                        Ok(h) if found.as_ref().is_ok_and(|f| !newer(f, &h)) => {}
+                        Err(_) if found.is_ok() => {}
+                        decoded => found = decoded,
                     }
                 }
             }
@@ -258,24 +269,28 @@ impl<'a> Walk<'a> {
         }
         files.sort_by_key(|f| f.header.generation);
         let mut next_base = u64::MAX;
-        for f in files.iter_mut().rev() {
+        for n in (0..files.len()).rev() {
+            let f = &files[n];
             let full = f.header.base.0.saturating_add(FileHeader::capacity(f.header.file_bytes));
-            f.limit = WalPosition(if bugs.parse_stale_groups { full } else { full.min(next_base) });
+            let lost = files[n..].iter().filter_map(|later| later.header.previous);
+            let lost = lost.filter(|lost| lost.generation > f.header.generation).map(|lost| lost.base.0);
+            let limit = lost.fold(full.min(next_base), u64::min);
             next_base = next_base.min(f.header.base.0);
+            files[n].limit = WalPosition(if bugs.parse_stale_groups { full } else { limit });
         }
-        let start = if checkpoint.0 == 0 {
-            files.iter().filter(|f| f.limit > f.header.base).map(|f| f.header.base).min().unwrap_or_default()
-        } else {
-            checkpoint
-        };
+        let oldest = || files.iter().filter(|f| f.limit > f.header.base).map(|f| f.header.base).min();
+        let start = checkpoint.or_else(oldest).unwrap_or_default();
+        let mut window = Window::new(media);
+        let covers = files.iter().find(|f| f.header.base <= start && start < f.limit);
+        let at = covers.copied().and_then(|f| window.group_holding(&f, start)).unwrap_or(start);
         let durable = files.iter().map(|f| f.header.durable).fold(start, WalPosition::max);
         Ok(Walk {
-            window: Window::new(media),
+            window,
             files,
             blank,
-            at: start,
+            at,
             durable,
-            evidence_to: start,
+            evidence_to: at,
             complete_from: None,
             holes: Vec::new(),
             replayed_bytes: 0,
@@ -420,8 +435,13 @@ impl<'a> Walk<'a> {
             base: f.header.base,
             end: f.limit.min(end).max(f.header.base),
         };
+        let named = self.files.iter().filter_map(|f| f.header.previous);
+        let held = self.files.iter().filter(|f| f.limit > f.header.base);
+        let held = held.map(|f| PreviousFile { generation: f.header.generation, base: f.header.base });
+        let previous = held.chain(named).filter(|p| p.base < end).max_by_key(|p| p.generation);
         Recovered {
             end,
+            previous,
             files: self.files.iter().map(found).collect(),
             blank: self.blank,
             holes: self.holes,
@@ -444,6 +464,10 @@ impl WalkFile {
 enum Damage {
     Nothing,
     Broken,
+}
+
+fn is_aligned(position: WalPosition) -> bool {
+    position.0.is_multiple_of(BLOCK as u64)
 }
 
 /// A stretch of one file in memory, so that blocks are read in large pieces.
@@ -495,6 +519,24 @@ impl<'a> Window<'a> {
         match decode_group(bytes) {
             Ok((h, items)) => Ok((h, items, bytes)),
             Err(_) => Err(Damage::Broken),
+        }
+    }
+
+    /// Where the group begins that a position lies in: a checkpoint names the bytes it needs, which are
+    /// somewhere in a group. `None` if the position is a group's beginning, or within nothing that is known.
+    fn group_holding(&mut self, file: &WalkFile, position: WalPosition) -> Option<WalPosition> {
+        let mut block = WalPosition(position.0 / BLOCK as u64 * BLOCK as u64);
+        loop {
+            if let Some((h, _)) = self.head(file, block) {
+                let within = h.position < position && position < h.end();
+                // Otherwise what holds the position is damaged, and begins where this group ends or later.
+                let begins = if within { h.position } else { h.end() };
+                return (begins < position && (within || !is_aligned(position))).then_some(begins);
+            }
+            if block <= file.header.base {
+                return (!is_aligned(position)).then_some(block);
+            }
+            block.0 -= BLOCK as u64;
         }
     }
 

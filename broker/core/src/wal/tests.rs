@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::commit::{ActiveFile, Done, GroupCommit, Step};
-use super::format::{BLOCK, Entry, EntryKind, FILE_HEADER_LEN, FileHeader};
+use super::format::{BLOCK, Entry, EntryKind, FILE_HEADER_LEN, FileHeader, PreviousFile};
 use super::profile::{PolicyKind, WalProfile, built_in};
 use super::recovery::{Event, Media, PlantedBugs, Recovered, Row, Unreadable, recover};
 use crate::ids::{DiskUuid, LeaderEpoch, TopicId, TopicIdPartition, Uuid, WalPosition};
@@ -37,8 +37,16 @@ impl Disk {
         file[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
     }
 
+    fn header(&self, slot: u32) -> Option<FileHeader> {
+        FileHeader::decode(self.0.get(&slot)?.get(..BLOCK)?).ok()
+    }
+
     fn open(&mut self, slot: u32, generation: u64, base: WalPosition, durable: WalPosition) -> ActiveFile {
-        let header = FileHeader { wal: WAL, generation, base, durable, file_bytes: FILE_BYTES }.encode();
+        // Of the files in these tests, none is ever empty: the one before has the generation before.
+        let before = self.header(slot.wrapping_sub(1)).filter(|h| h.generation + 1 == generation);
+        let previous = before.map(|h| PreviousFile { generation: h.generation, base: h.base });
+        let file_bytes = FILE_BYTES;
+        let header = FileHeader { wal: WAL, generation, base, durable, file_bytes, previous }.encode();
         self.write(slot, 0, &header);
         self.write(slot, BLOCK as u64, &header);
         ActiveFile { slot, generation, base, file_bytes: FILE_BYTES }
@@ -111,7 +119,7 @@ impl Log {
 
 fn recovered(disk: &mut Disk, bugs: PlantedBugs) -> (Recovered, Vec<(i32, i64, i64)>) {
     let mut runs = Vec::new();
-    let r = recover(disk, WAL, WalPosition(0), bugs, &mut |event| {
+    let r = recover(disk, WAL, Some(WalPosition(0)), bugs, &mut |event| {
         if let Event::Group(g) = event {
             for item in g.items {
                 assert_eq!(g.body(item).len(), item.body_len as usize);
@@ -277,7 +285,7 @@ fn corruption_below_the_durable_position_is_named() {
 
     let (r, runs) = damaged(|disk, _| disk.write(0, 0, &[0xFF; 2 * BLOCK]));
     assert!(runs.len() < 5 && r.blank == [0]);
-    assert_eq!((r.holes.len(), rows(&r)[0]), (0, Row::Replay), "without a checkpoint nothing tells of it");
+    assert_eq!((r.holes.len(), r.holes[0].start, rows(&r)[0]), (1, WalPosition(0), Row::LostFile));
 }
 
 #[test]
@@ -292,6 +300,69 @@ fn a_lost_file_below_the_durable_position_is_a_hole() {
     let (r, _) = recovered(&mut log.disk, PlantedBugs::default());
     assert!(rows(&r).iter().any(|row| matches!(row, Row::LostFile | Row::CorruptUnnamed)), "{:?}", rows(&r));
     assert_eq!(r.end, log.commit.next_position());
+}
+
+/// Found by the simulator: the file behind a cut was lost, and what had been cut off was read in its place.
+#[test]
+fn no_older_file_is_read_in_the_place_of_a_lost_one() {
+    let mut log = Log::new();
+    log.push(0, 0, b"kept");
+    log.drain();
+    let cut = log.commit.next_position();
+    for (partition, tag) in [(0, 1), (1, 2)] {
+        log.push(partition, tag, &[tag as u8; 6000]);
+        let s = log.commit.take(0, |n| vec![0; n]);
+        let torn = if tag == 1 { &s.buf[..BLOCK] } else { &s.buf[..] };
+        log.disk.write(s.slot, s.file_offset, torn);
+    }
+    // The next generation begins at the cut, fills its file, and goes on in another one.
+    log.offsets = BTreeMap::from([(0, 1)]);
+    let file = log.disk.open(1, 2, cut, cut);
+    log.commit = GroupCommit::new(file, &[profile(PolicyKind::Pipelined)], 1, 0);
+    for n in 0..5 {
+        log.push(0, n, &[9; 30_000]);
+        log.drain();
+    }
+    assert_eq!(log.commit.file().generation, 3);
+    log.disk.0.remove(&1);
+    let (r, runs) = recovered(&mut log.disk, PlantedBugs::default());
+    assert_eq!((r.holes.len(), r.holes[0].start, r.holes[0].row), (1, cut, Row::LostFile));
+    assert!(runs.iter().all(|run| run.0 == 0), "partition 1's run was cut off: {runs:?}");
+}
+
+#[test]
+fn a_checkpoint_within_a_group_begins_with_that_group() {
+    let mut log = Log::new();
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        log.push(0, 0, &[0; 6000]);
+        log.push(1, 1, &[1; 6000]);
+        runs.extend(log.drain().remove(0).runs);
+    }
+    for (n, run) in runs.iter().enumerate() {
+        let mut found = Vec::new();
+        let recovered =
+            recover(&mut log.disk, WAL, Some(run.position), PlantedBugs::default(), &mut |event| {
+                if let Event::Group(g) = event {
+                    found.extend(g.items.iter().map(|item| (item.tp, item.first)));
+                }
+            })
+            .unwrap();
+        assert_eq!(recovered.end, log.commit.next_position());
+        let from: Vec<_> = runs[n / 2 * 2..].iter().map(|run| (run.item.tp, run.item.first)).collect();
+        assert_eq!(found, from, "from run {n} on");
+    }
+}
+
+#[test]
+fn of_two_header_copies_the_newer_counts() {
+    let mut log = Log::new();
+    log.push(0, 0, b"x");
+    log.drain();
+    let header = FileHeader { generation: 7, base: WalPosition(1 << 20), ..log.disk.header(0).unwrap() };
+    log.disk.write(0, BLOCK as u64, &header.encode());
+    let (r, _) = recovered(&mut log.disk, PlantedBugs::default());
+    assert_eq!(r.files[0].generation, 7, "or another file would get the same one");
 }
 
 #[test]

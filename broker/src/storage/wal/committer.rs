@@ -77,7 +77,9 @@ fn open_generation(
 ) -> io::Result<(std::fs::File, ActiveFile)> {
     let file = files::open_for_groups(&files::path_of(&options.dir, slot), options.flush)?;
     let generation = shared.pool().next_generation();
-    let header = FileHeader { wal: options.id, generation, base, durable, file_bytes: options.file_bytes };
+    let previous = shared.pool().previous(base);
+    let file_bytes = options.file_bytes;
+    let header = FileHeader { wal: options.id, generation, base, durable, file_bytes, previous };
     files::write_header(&file, &header)?;
     let opened = shared.pool().open(slot, base);
     debug_assert_eq!(opened, generation);
@@ -208,7 +210,7 @@ impl Committer {
     fn roll(&mut self, base: WalPosition) -> bool {
         let free = self.shared.pool().free_slot();
         let Some(slot) = free else {
-            self.make_spare();
+            self.make_file(true);
             if !self.making.get() && !self.told_full {
                 self.told_full = true;
                 self.observer.pool_is_full();
@@ -230,13 +232,18 @@ impl Committer {
         }
     }
 
-    /// Keeps one zeroed file ahead, made on a thread of its own: zeroing takes longer than many flushes.
+    /// Keeps one zeroed file ahead. A log that stops wants no spare one.
     fn make_spare(&self) {
+        self.make_file(!self.stopping);
+    }
+
+    /// Makes a zeroed file, on a thread of its own: zeroing takes longer than many flushes.
+    fn make_file(&self, wanted: bool) {
         let add = {
             let pool = self.shared.pool();
             if pool.free() > 0 { None } else { pool.slot_to_add(false) }
         };
-        let Some(slot) = add.filter(|_| !self.making.get() && !self.stopping) else { return };
+        let Some(slot) = add.filter(|_| wanted && !self.making.get()) else { return };
         self.making.set(true);
         let (dir, file_bytes) = (self.options.dir.clone(), self.options.file_bytes);
         let (shared, inbox) = (self.shared.clone(), self.inbox.clone());

@@ -134,7 +134,7 @@ pub fn recover(
     let dir = options.dir.clone();
     let mut media = at(&dir, files::DirMedia::open(&dir))?;
     at(&dir, media.sync())?;
-    let recovered = recovery::recover(&mut media, options.id, checkpoint, PlantedBugs::default(), sink)
+    let recovered = recovery::recover(&mut media, options.id, Some(checkpoint), PlantedBugs::default(), sink)
         .map_err(|source| WalError::Recovery { dir, source })?;
     if let Some((slot, place, e)) = &media.last_error {
         tracing::error!(file = %files::path_of(&options.dir, *slot).display(), at = place, "WAL read error: {e}");
@@ -147,6 +147,7 @@ impl Recovering {
     pub fn start(self, observer: Arc<dyn WalObserver>) -> Result<Wal, WalError> {
         let Recovering { options, checkpoint, recovered } = self;
         let mut pool = Pool::new(options.file_bytes, options.max_files);
+        pool.set_previous(recovered.previous);
         let lengths = at(&options.dir, files::list(&options.dir))?;
         let length_of = |slot| lengths.iter().find(|(s, _)| *s == slot).map(|(_, len)| *len);
         for file in &recovered.files {
