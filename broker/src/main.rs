@@ -1,6 +1,6 @@
 //! `chronik`: the broker and the tools around it.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use chronik_broker::bench::{self, BenchArgs};
 use chronik_broker::cli::consume::{self, ConsumeArgs};
 use chronik_broker::cli::produce::{self, ProduceArgs};
@@ -57,14 +57,28 @@ fn main() {
         Some(Command::Consume(args)) => consume::run(args),
     };
     if let Err(e) = result {
-        eprintln!("chronik: {e:#}");
+        eprintln!("chronik: {}", in_one_line(&e));
         std::process::exit(1);
     }
 }
 
+/// An error and its causes, but for causes that the error's own text tells already.
+fn in_one_line(e: &anyhow::Error) -> String {
+    let mut line = e.to_string();
+    for cause in e.chain().skip(1).map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line.push_str(": ");
+            line.push_str(&cause);
+        }
+    }
+    line
+}
+
 fn run_broker(args: &BrokerArgs) -> Result<()> {
-    let filter =
-        EnvFilter::try_from_env("CHRONIK_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
+    let filter = match std::env::var("CHRONIK_LOG") {
+        Ok(text) => EnvFilter::try_new(&text).with_context(|| format!("CHRONIK_LOG={text}"))?,
+        Err(_) => EnvFilter::new("info,openraft=warn"),
+    };
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     let config = Config::load(args, &Surroundings::of_this_process())?;

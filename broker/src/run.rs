@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use chronik_core::controller::{Registration, register_broker, unfence_broker};
+use chronik_core::controller::{Registration, incremental_alter_configs, register_broker, unfence_broker};
 use chronik_core::ids::Uuid;
-use chronik_core::metadata::{Listener as AdvertisedListener, SecurityProtocol};
+use chronik_core::metadata::{ConfigResource, Listener as AdvertisedListener, SecurityProtocol};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -29,6 +29,8 @@ use crate::storage::wal::{self, Engine, WalOptions, probe};
 
 /// Records that may wait for the log in all profiles together.
 const QUEUE_RECORDS: u64 = 1_000_000;
+/// Kafka's `producer.id.expiration.check.interval.ms`.
+const PRODUCER_EXPIRATION_CHECK: Duration = Duration::from_secs(600);
 /// Of the shutdown's time, this part is for clients.
 const CLIENTS_PART: u32 = 2;
 
@@ -101,6 +103,7 @@ async fn serve(config: Config) -> Result<()> {
         accepting.spawn(connections.clone().accept(listener, name.into()));
     }
     accepting.spawn(connections.clone().sweep());
+    accepting.spawn(expire_producers(logs.clone(), broker.config.producer_id_expiration_ms));
     health.met("listening");
     announce(&broker, &way, &addresses, admin_address, recovered_bytes, started);
 
@@ -144,6 +147,17 @@ async fn serve(config: Config) -> Result<()> {
     Ok(())
 }
 
+/// Forgets silent idempotent producers, as often as Kafka does. Runs until dropped.
+async fn expire_producers(logs: Arc<LogManager>, expiration_ms: i64) {
+    let every = PRODUCER_EXPIRATION_CHECK.min(Duration::from_millis(expiration_ms.unsigned_abs().max(1_000)));
+    let mut tick = tokio::time::interval(every);
+    loop {
+        tick.tick().await;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        logs.expire_producers(i64::try_from(now.as_millis()).unwrap_or(i64::MAX), expiration_ms);
+    }
+}
+
 async fn wal_failure(failed: &mut watch::Receiver<Option<String>>) -> String {
     match failed.wait_for(Option::is_some).await {
         Ok(why) => why.clone().unwrap_or_default(),
@@ -183,8 +197,8 @@ async fn open(
     let metadata_dir = config.data_dir.join("metadata");
     let (engine, flush, disk_uuid) = (way.engine, way.flush, data_id.disk_uuid);
     let opening = {
-        let dir = metadata_dir.clone();
-        tokio::task::spawn_blocking(move || DiskWal::open(&dir, disk_uuid, engine, flush))
+        let (dir, metrics) = (metadata_dir.clone(), metrics.wal("metadata"));
+        tokio::task::spawn_blocking(move || DiskWal::open(&dir, disk_uuid, engine, flush, metrics))
     };
     let (metadata_wal, replayed) = opening.await??;
     let options = QuorumOptions {
@@ -199,6 +213,7 @@ async fn open(
     if !data_id.bootstrapped {
         remember_bootstrap(&config, &mut data_id, &mut wal_id)?;
     }
+    define_wal_profiles(&config, &metadata).await?;
     health.met("metadata-caught-up");
 
     let profiles = Arc::new(ProfileTable::new(metrics.clone()));
@@ -214,7 +229,7 @@ async fn open(
         file_bytes: config.wal_file_bytes,
         max_files: usize::try_from(config.wal_size_bytes / config.wal_file_bytes.max(1)).unwrap_or(2).max(2),
         engine: way.engine,
-        flush: way.flush,
+        flush: data_flush(way.flush),
         in_flight: way.in_flight,
         profiles: observer.profiles.definitions(),
     };
@@ -237,6 +252,7 @@ async fn open(
         let logs = logs.clone();
         move |image, changes| logs.apply(image, changes)
     }));
+    metrics.partitions_fenced.set(logs.fenced().len() as i64);
     health.met("log-recovered");
 
     let broker_epoch = register(&config, &metadata, &data_id, &wal_id, &listeners).await?;
@@ -261,6 +277,20 @@ fn remember_bootstrap(config: &Config, data: &mut DirIdentity, wal: &mut DirIden
     (data.bootstrapped, wal.bootstrapped) = (true, true);
     identity::store(&config.wal_dir, wal)?;
     identity::store(&config.data_dir, data)?;
+    Ok(())
+}
+
+/// Writes the WAL profiles of the static configuration into the metadata, where topics find them.
+async fn define_wal_profiles(config: &Config, metadata: &MetadataStore) -> Result<()> {
+    let ops = config.wal_profile_ops();
+    if ops.is_empty() {
+        return Ok(());
+    }
+    let request = [(ConfigResource::BrokerDefault, ops)];
+    let answers = metadata.change(|image| Ok(incremental_alter_configs(image, &request, false))).await?;
+    for (_, answer) in answers {
+        answer.context("the WAL profiles of the configuration cannot be defined")?;
+    }
     Ok(())
 }
 
@@ -339,10 +369,17 @@ fn choose_way(config: &Config) -> Result<WalWay> {
             }
         }
     };
-    #[cfg(feature = "test-switches")]
-    let flush =
-        if std::env::var_os("CHRONIK_TEST_NO_FLUSH").is_some() { wal::FlushMode::Never } else { flush };
     Ok(WalWay { engine, reason, flush, flush_reason, in_flight })
+}
+
+/// The data log's flush mode: the chosen one, unless a test wants to see records lost.
+fn data_flush(chosen: wal::FlushMode) -> wal::FlushMode {
+    #[cfg(feature = "test-switches")]
+    if std::env::var_os("CHRONIK_TEST_NO_FLUSH").is_some() {
+        tracing::error!("RECORDS ARE NOT FLUSHED: the test switch CHRONIK_TEST_NO_FLUSH is set");
+        return wal::FlushMode::Never;
+    }
+    chosen
 }
 
 fn measure(dir: &Path, engine: Engine) -> Result<probe::FlushTimes> {
@@ -382,11 +419,7 @@ fn announce(
     tracing::info!("flush by {} ({}), {} group(s) in flight", way.flush, way.flush_reason, way.in_flight);
     tracing::info!("default WAL profile {}", config.wal_profile);
     if recovered_bytes > 0 {
-        tracing::info!("recovered {} MiB of write-ahead log", recovered_bytes >> 20);
-    }
-    #[cfg(feature = "test-switches")]
-    if way.flush == wal::FlushMode::Never {
-        tracing::error!("NOTHING IS FLUSHED: the test switch CHRONIK_TEST_NO_FLUSH is set");
+        tracing::info!("recovered {} KiB of write-ahead log", recovered_bytes.div_ceil(1024));
     }
 }
 

@@ -118,6 +118,7 @@ fn measure_all(
         settings.extend(args.set.iter().cloned());
         let chronik = bed.chronik.insert(Server::chronik(program, &dir.join("chronik"), &settings)?);
         chronik.wait().context("Chronik")?;
+        results.wal = chronik.labels("chronik_wal_engine_info");
     }
     if let Some(jars) = jars
         && chosen.iter().any(|row| matches!(row.target, Target::Kafka(_)))

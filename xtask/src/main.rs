@@ -1,9 +1,11 @@
 //! `cargo xtask`: the one entry to the project's tasks. CI calls the same commands.
 
 mod bench;
+mod clients;
 mod crash;
 mod fuzz;
 mod shapes;
+mod test;
 
 use std::path::{Path, PathBuf};
 
@@ -13,8 +15,12 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
 enum Task {
+    /// Everything that must pass: what CI runs.
+    Test(test::Args),
     /// Measure Chronik beside Apache Kafka and the floor, and print one table.
     Bench(bench::Args),
+    /// Test the broker with Kafka's own clients.
+    Clients(clients::Args),
     /// Crash, power-loss and fault tests against the real broker.
     Crash(crash::Args),
     /// Generate the request guard's table of message shapes from Kafka's schemas.
@@ -26,7 +32,9 @@ enum Task {
 fn main() -> Result<()> {
     let root = root()?;
     match Task::parse() {
+        Task::Test(args) => test::run(&root, &args),
         Task::Bench(args) => bench::run(&root, &args),
+        Task::Clients(args) => clients::run(&root, &args),
         Task::Crash(args) => crash::run(&root, &args),
         Task::Shapes(args) => shapes::run(&root, &args),
         Task::Fuzz(args) => fuzz::run(&root, &args),

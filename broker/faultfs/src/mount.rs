@@ -161,8 +161,9 @@ fn reply_empty(result: Result<(), Refused>, reply: ReplyEmpty) {
 
 impl Filesystem for Fuse {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // A kernel that lacks one of these works, only more slowly.
-        let _ = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS | InitFlags::FUSE_ASYNC_DIO);
+        // A kernel that lacks this works, only more slowly. FUSE_ASYNC_DIO must stay off: with it, Linux sends no
+        // flush for an asynchronous O_DSYNC write inside a file (it returns before the flush would be due).
+        let _ = config.add_capabilities(InitFlags::FUSE_PARALLEL_DIROPS);
         let _ = config.set_max_write(1 << 20);
         Ok(())
     }

@@ -117,6 +117,11 @@ fn writes_through_io_uring_obey_the_same_rules() {
     for name in ["dsync", "fdatasync", "none"] {
         bed.create(name);
     }
+    // As in the log, the files have their length already: the kernel takes another way for a write that extends.
+    for name in ["dsync", "fdatasync", "none"] {
+        fs::write(bed.path(name), [0; 4 * 4096]).unwrap();
+        fs::File::open(bed.path(name)).unwrap().sync_all().unwrap();
+    }
     let before = bed.flushes();
     tokio_uring::start(async {
         for (name, flags, sync) in
@@ -147,7 +152,7 @@ fn writes_through_io_uring_obey_the_same_rules() {
     let expected: Vec<u8> = (1..=4).flat_map(|n| [n; 4096]).collect();
     assert!(fs::read(bed.path("dsync")).unwrap() == expected);
     assert!(fs::read(bed.path("fdatasync")).unwrap() == expected);
-    assert_eq!(fs::read(bed.path("none")).unwrap(), b"");
+    assert!(fs::read(bed.path("none")).unwrap() == [0; 4 * 4096]);
 }
 
 #[test]

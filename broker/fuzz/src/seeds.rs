@@ -16,6 +16,19 @@ pub fn write(input: fn(&Row, i16, &[u8]) -> Vec<u8>) {
     write_to(Path::new(&directory), input).expect("FUZZ_SEEDS must name a directory that can be written");
 }
 
+/// Writes these inputs as seeds, under the same condition.
+pub fn write_all(inputs: Vec<Vec<u8>>) {
+    let Some(directory) = std::env::var_os("FUZZ_SEEDS") else { return };
+    let directory = Path::new(&directory);
+    let written = std::fs::create_dir_all(directory).and_then(|()| {
+        inputs
+            .iter()
+            .enumerate()
+            .try_for_each(|(n, input)| std::fs::write(directory.join(n.to_string()), input))
+    });
+    written.expect("FUZZ_SEEDS must name a directory that can be written");
+}
+
 fn write_to(directory: &Path, input: fn(&Row, i16, &[u8]) -> Vec<u8>) -> io::Result<()> {
     std::fs::create_dir_all(directory)?;
     let mut random = Random(4);

@@ -61,6 +61,8 @@ pub struct PartitionCounts {
     pub under_min_isr: usize,
     /// Without a leader, or with one that is fenced.
     pub offline: usize,
+    /// Not served by this broker because records are lost: its log says which, and why.
+    pub fenced: i64,
 }
 
 impl Identity {
@@ -102,7 +104,10 @@ impl Cluster {
             metadata_lag: broker.metadata.applied_offset().saturating_sub(image.offset()),
             brokers: brokers.collect(),
             topics: image.topic_count(),
-            partitions: PartitionCounts::of(&image),
+            partitions: PartitionCounts {
+                fenced: broker.metrics.partitions_fenced.get(),
+                ..PartitionCounts::of(&image)
+            },
         }
     }
 }

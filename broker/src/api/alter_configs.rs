@@ -1,6 +1,11 @@
 //! AlterConfigs (33): the older way; what a request does not name goes back to its default.
 
-use chronik_core::controller::{ControllerError, ErrorCode, alter_configs, config_resource};
+use std::collections::BTreeMap;
+
+use chronik_core::controller::{
+    ControllerError, ErrorCode, alter_configs, check_topic_name, config_resource,
+};
+use chronik_core::ids::BrokerId;
 use chronik_core::metadata::ConfigResource;
 use kafka_protocol::messages::alter_configs_request::AlterConfigsResource;
 use kafka_protocol::messages::alter_configs_response::AlterConfigsResourceResponse;
@@ -12,6 +17,39 @@ pub const API: Api = Api { key: ApiKey::AlterConfigs, min: 0, max: 2, serve: sup
 
 /// The request has no time limit of its own.
 pub(super) const CHANGE_MS: i32 = 30_000;
+
+/// The resources of a request that alters settings: each may be named once.
+pub(super) struct Names<'a>(BTreeMap<(i8, &'a str), usize>);
+
+impl<'a> Names<'a> {
+    pub fn of(resources: impl Iterator<Item = (i8, &'a str)>) -> Names<'a> {
+        let mut times = BTreeMap::new();
+        resources.for_each(|resource| *times.entry(resource).or_default() += 1);
+        Names(times)
+    }
+
+    /// What the broker itself refuses, before the controller is asked.
+    pub fn check(
+        &self,
+        resource_type: i8,
+        name: &str,
+        this_broker: BrokerId,
+    ) -> Result<ConfigResource, ControllerError> {
+        let refuse = |why: String| Err(ControllerError::new(ErrorCode::InvalidRequest, why));
+        if self.0.get(&(resource_type, name)).is_some_and(|times| *times > 1) {
+            return refuse("Each resource must appear at most once.".to_string());
+        }
+        let resource = config_resource(resource_type, name)?;
+        match &resource {
+            ConfigResource::Topic(name) => check_topic_name(name)?,
+            ConfigResource::Broker(id) if *id != this_broker => {
+                return refuse(format!("Unexpected broker id, expected {this_broker}, but received {id}"));
+            }
+            _ => {}
+        }
+        Ok(resource)
+    }
+}
 
 /// The controller's answers, one per resource it was given.
 type Decided = Vec<(ConfigResource, Result<(), ControllerError>)>;
@@ -38,7 +76,9 @@ fn serve(mut request: Request) -> Reply {
     };
     let broker = request.broker.clone();
     request.later(async move {
-        let parsed: Vec<_> = body.resources.iter().map(parse).collect();
+        let names = Names::of(body.resources.iter().map(|r| (r.resource_type, &*r.resource_name)));
+        let this_broker = broker.config.broker_id;
+        let parsed: Vec<_> = body.resources.iter().map(|r| parse(r, &names, this_broker)).collect();
         let changes: Vec<Altered> = parsed.iter().flatten().cloned().collect();
         let validate_only = body.validate_only;
         let decided =
@@ -47,7 +87,8 @@ fn serve(mut request: Request) -> Reply {
         let responses = answered.map(|(resource, result)| {
             let response = AlterConfigsResourceResponse::default()
                 .with_resource_type(resource.resource_type)
-                .with_resource_name(resource.resource_name);
+                .with_resource_name(resource.resource_name)
+                .with_error_message(None);
             match result {
                 Ok(()) => response,
                 Err(e) => {
@@ -63,8 +104,12 @@ fn serve(mut request: Request) -> Reply {
 /// A resource and all the settings it is to have.
 type Altered = (ConfigResource, Vec<(String, Option<String>)>);
 
-fn parse(resource: &AlterConfigsResource) -> Result<Altered, ControllerError> {
-    let known = config_resource(resource.resource_type, &resource.resource_name)?;
+fn parse(
+    resource: &AlterConfigsResource,
+    names: &Names<'_>,
+    this_broker: BrokerId,
+) -> Result<Altered, ControllerError> {
+    let known = names.check(resource.resource_type, &resource.resource_name, this_broker)?;
     let settings =
         resource.configs.iter().map(|c| (c.name.to_string(), c.value.as_ref().map(|v| v.to_string())));
     Ok((known, settings.collect()))
@@ -117,6 +162,6 @@ mod tests {
         let mut twice = ask("a", &[("segment.bytes", "2000000")]);
         twice.resources.push(twice.resources[0].clone());
         let response: AlterConfigsResponse = fixture.call(2, &twice).await;
-        assert_eq!(response.responses.iter().map(|r| r.error_code).collect::<Vec<_>>(), [0, 42]);
+        assert_eq!(response.responses.iter().map(|r| r.error_code).collect::<Vec<_>>(), [42, 42]);
     }
 }

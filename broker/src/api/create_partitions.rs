@@ -6,6 +6,7 @@ use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
 use kafka_protocol::messages::{ApiKey, CreatePartitionsRequest, CreatePartitionsResponse, TopicName};
 
+use super::create_topics::once_each;
 use super::{Api, Reply, Request, text};
 
 pub const API: Api = Api { key: ApiKey::CreatePartitions, min: 0, max: 3, serve: super::Serve::Call(serve) };
@@ -24,8 +25,10 @@ fn serve(mut request: Request) -> Reply {
             .change(body.timeout_ms, move |image| create_partitions(image, &topics, validate_only))
             .await;
         let outcomes = decided.unwrap_or_else(|e| names.into_iter().map(|n| (n, Err(e.clone()))).collect());
-        let results = outcomes.into_iter().map(|(name, outcome)| {
-            let result = CreatePartitionsTopicResult::default().with_name(TopicName(text(name)));
+        let results = once_each(outcomes).map(|(name, outcome)| {
+            let result = CreatePartitionsTopicResult::default()
+                .with_name(TopicName(text(name)))
+                .with_error_message(None);
             match outcome {
                 Ok(()) => result,
                 Err(e) => {

@@ -1,5 +1,7 @@
 //! CreateTopics (19).
 
+use std::collections::BTreeSet;
+
 use chronik_core::controller::{ControllerError, CreatedTopic, NewTopic, create_topics};
 use chronik_core::ids::{BrokerId, TopicId, Uuid};
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
@@ -26,7 +28,7 @@ fn serve(mut request: Request) -> Reply {
             .change(body.timeout_ms, move |image| create_topics(image, &topics, validate_only, &mut fresh))
             .await;
         let outcomes = decided.unwrap_or_else(|e| names.into_iter().map(|n| (n, Err(e.clone()))).collect());
-        let results = outcomes.into_iter().map(|(name, outcome)| {
+        let results = once_each(outcomes).map(|(name, outcome)| {
             if let Err(e) = &outcome {
                 broker.metrics.error(API.key as i16, e.code.code());
             }
@@ -34,6 +36,12 @@ fn serve(mut request: Request) -> Reply {
         });
         CreateTopicsResponse::default().with_topics(results.collect())
     })
+}
+
+/// A name given twice is answered once.
+pub(super) fn once_each<T>(outcomes: Vec<(String, T)>) -> impl Iterator<Item = (String, T)> {
+    let mut seen = BTreeSet::new();
+    outcomes.into_iter().filter(move |(name, _)| seen.insert(name.clone()))
 }
 
 fn new_topic(topic: &CreatableTopic) -> NewTopic {
@@ -56,7 +64,7 @@ fn result(
     outcome: Result<CreatedTopic, ControllerError>,
     version: i16,
 ) -> CreatableTopicResult {
-    let result = CreatableTopicResult::default().with_name(TopicName(text(name)));
+    let result = CreatableTopicResult::default().with_name(TopicName(text(name))).with_error_message(None);
     match outcome {
         Err(e) => result.with_error_code(e.code.code()).with_error_message(Some(text(e.message))),
         Ok(_) if version < 5 => result,
@@ -108,6 +116,7 @@ mod tests {
             let response: CreateTopicsResponse = fixture.call(version, &request).await;
             let result = &response.topics[0];
             assert_eq!((result.error_code, &**result.name), (0, &*name), "{:?}", result.error_message);
+            assert_eq!(result.error_message, None);
             let image = fixture.broker.metadata.image();
             let created = image.topic(&name).unwrap();
             assert_eq!((created.partitions.len(), created.config.max_message_bytes), (3, 1000));
@@ -146,7 +155,7 @@ mod tests {
         let request = ask(vec![topic("twice", 1), topic("once", 1), topic("twice", 1)]);
         let response: CreateTopicsResponse = fixture.call(7, &request).await;
         let codes: Vec<_> = response.topics.iter().map(|t| (t.name.to_string(), t.error_code)).collect();
-        assert_eq!(codes, [("twice".to_string(), 42), ("once".to_string(), 0), ("twice".to_string(), 42)]);
+        assert_eq!(codes, [("twice".to_string(), 42), ("once".to_string(), 0)]);
     }
 
     #[tokio::test]

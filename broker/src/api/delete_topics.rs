@@ -70,7 +70,7 @@ fn result(deleted: DeletedTopic, version: i16) -> DeletableTopicResult {
     let id = deleted.id.filter(|_| version >= 6).map_or(Uuid::nil(), |id| id.0);
     let name = deleted.name.map(|name| TopicName(text(name)));
     match deleted.result {
-        Ok(()) => DeletableTopicResult::default().with_name(name).with_topic_id(id),
+        Ok(()) => DeletableTopicResult::default().with_name(name).with_topic_id(id).with_error_message(None),
         Err(e) => refused(name, id, e.code.code(), &e.message),
     }
 }

@@ -19,7 +19,7 @@ fn serve(mut request: Request) -> Reply {
     };
     let version = request.head.version;
     let image = request.broker.metadata.image();
-    let mut response = DescribeClusterResponse::default();
+    let mut response = DescribeClusterResponse::default().with_error_message(None);
     let refusal = match body.endpoint_type {
         _ if version == 0 => None,
         BROKERS => None,
@@ -71,6 +71,7 @@ mod tests {
             let response: DescribeClusterResponse =
                 fixture.call(version, &DescribeClusterRequest::default()).await;
             assert_eq!((response.error_code, &*response.cluster_id), (0, "test-cluster"));
+            assert_eq!(response.error_message, None);
             assert_eq!((response.controller_id.0, response.brokers.len()), (1, 1));
             assert_eq!((&*response.brokers[0].host, response.brokers[0].port), ("127.0.0.1", 9092));
             assert_eq!(response.cluster_authorized_operations, i32::MIN);

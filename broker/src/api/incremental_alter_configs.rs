@@ -1,14 +1,13 @@
 //! IncrementalAlterConfigs (44): settings are changed one by one.
 
-use chronik_core::controller::{
-    AlterOp, ConfigOp, ControllerError, ErrorCode, config_resource, incremental_alter_configs,
-};
+use chronik_core::controller::{AlterOp, ConfigOp, ControllerError, ErrorCode, incremental_alter_configs};
+use chronik_core::ids::BrokerId;
 use chronik_core::metadata::ConfigResource;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::{ApiKey, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
 
-use super::alter_configs::{CHANGE_MS, answers};
+use super::alter_configs::{CHANGE_MS, Names, answers};
 use super::{Api, Reply, Request, text};
 
 pub const API: Api =
@@ -21,7 +20,9 @@ fn serve(mut request: Request) -> Reply {
     };
     let broker = request.broker.clone();
     request.later(async move {
-        let parsed: Vec<_> = body.resources.iter().map(parse).collect();
+        let names = Names::of(body.resources.iter().map(|r| (r.resource_type, &*r.resource_name)));
+        let this_broker = broker.config.broker_id;
+        let parsed: Vec<_> = body.resources.iter().map(|r| parse(r, &names, this_broker)).collect();
         let changes: Vec<(ConfigResource, Vec<ConfigOp>)> = parsed.iter().flatten().cloned().collect();
         let validate_only = body.validate_only;
         let decided = broker
@@ -31,7 +32,8 @@ fn serve(mut request: Request) -> Reply {
         let responses = answered.map(|(resource, result)| {
             let response = AlterConfigsResourceResponse::default()
                 .with_resource_type(resource.resource_type)
-                .with_resource_name(resource.resource_name);
+                .with_resource_name(resource.resource_name)
+                .with_error_message(None);
             match result {
                 Ok(()) => response,
                 Err(e) => {
@@ -44,8 +46,12 @@ fn serve(mut request: Request) -> Reply {
     })
 }
 
-fn parse(resource: &AlterConfigsResource) -> Result<(ConfigResource, Vec<ConfigOp>), ControllerError> {
-    let known = config_resource(resource.resource_type, &resource.resource_name)?;
+fn parse(
+    resource: &AlterConfigsResource,
+    names: &Names<'_>,
+    this_broker: BrokerId,
+) -> Result<(ConfigResource, Vec<ConfigOp>), ControllerError> {
+    let known = names.check(resource.resource_type, &resource.resource_name, this_broker)?;
     let op = |config: &AlterableConfig| {
         let op = AlterOp::from_wire(config.config_operation).ok_or_else(|| {
             let why = format!("Unknown operation type {}", config.config_operation);
@@ -94,6 +100,7 @@ mod tests {
             assert_eq!((only.responses[0].error_code, max()), (0, default));
             let response: IncrementalAlterConfigsResponse = fixture.call(version, &set).await;
             assert_eq!((response.responses[0].error_code, max()), (0, 777));
+            assert_eq!(response.responses[0].error_message, None);
             let delete = ask(vec![on(2, "a", vec![op("max.message.bytes", 1, None)])]);
             let response: IncrementalAlterConfigsResponse = fixture.call(version, &delete).await;
             assert_eq!((response.responses[0].error_code, max()), (0, default));
@@ -126,7 +133,9 @@ mod tests {
             (on(2, "a", vec![op("max.message.bytes", 9, Some("1"))]), 42),
             (on(2, "a", vec![op("max.message.bytes", 0, None)]), 42),
             (on(2, "a", [set("segment.bytes", "2000000"), set("segment.bytes", "3000000")].concat()), 42),
+            (on(2, "a b", set("max.message.bytes", "1")), 17),
             (on(4, "x", set("message.max.bytes", "1")), 42),
+            (on(4, "7", set("message.max.bytes", "1")), 42),
             (on(99, "a", set("x", "1")), 42),
         ] {
             let response: IncrementalAlterConfigsResponse =
@@ -148,6 +157,6 @@ mod tests {
         assert_eq!(got, [("z", 42), ("a", 0), ("gone", 3)]);
         let twice: IncrementalAlterConfigsResponse =
             fixture.call(1, &ask(vec![on(2, "a", max.clone()), on(2, "a", max)])).await;
-        assert_eq!(twice.responses.iter().map(|r| r.error_code).collect::<Vec<_>>(), [0, 42]);
+        assert_eq!(twice.responses.iter().map(|r| r.error_code).collect::<Vec<_>>(), [42, 42]);
     }
 }

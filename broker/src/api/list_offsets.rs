@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(answer(&fixture, 7, &ask("gone", 0, LATEST)).await.0, 3);
         assert_eq!(answer(&fixture, 7, &ask("a", 1, LATEST)).await.0, 3);
         assert_eq!(answer(&fixture, 7, &ask("a", -1, LATEST)).await.0, 3);
-        for (epoch, code) in [(0, 74), (1, 0), (2, 76), (-1, 0)] {
+        for (epoch, code) in [(0, 74), (1, 0), (2, 75), (-1, 0)] {
             let mut request = ask("a", 0, LATEST);
             request.topics[0].partitions[0].current_leader_epoch = epoch;
             assert_eq!(answer(&fixture, 7, &request).await.0, code, "epoch {epoch}");

@@ -31,7 +31,7 @@ use kafka_protocol::protocol::StrBytes;
 use chronik_core::metadata::{PartitionImage, TopicImage};
 
 pub use broker::{Broker, Identity};
-pub use request::{ConnectionInfo, Frame, FrameError, HeadError, Reply, Request, RequestHead, RequestPermit};
+pub use request::{ConnectionInfo, Frame, FrameError, Reply, Request, RequestHead, RequestPermit};
 
 /// One API: the versions served, and its handler.
 pub struct Api {

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::{ApiKey, ResponseHeader};
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::ResponseHeader;
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use thiserror::Error;
 
@@ -37,60 +37,6 @@ pub struct RequestHead {
     pub version: i16,
     pub correlation_id: i32,
     pub client_id: Option<StrBytes>,
-}
-
-/// Why a frame has no readable header: the connection cannot go on.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum HeadError {
-    #[error("request of {0} bytes is too short for its header")]
-    Short(usize),
-    #[error("client id is not UTF-8")]
-    ClientId,
-    #[error("unknown API key {0}")]
-    UnknownApi(i16),
-    #[error("malformed tagged fields in the request header")]
-    Tags,
-}
-
-impl RequestHead {
-    /// Reads the header off the front of a frame (without its size), and leaves the body.
-    pub fn read(frame: &mut Bytes) -> Result<RequestHead, HeadError> {
-        let length = frame.len();
-        let short = |_| HeadError::Short(length);
-        let api_key = frame.try_get_i16().map_err(short)?;
-        let version = frame.try_get_i16().map_err(short)?;
-        let correlation_id = frame.try_get_i32().map_err(short)?;
-        let known = ApiKey::try_from(api_key).map_err(|()| HeadError::UnknownApi(api_key))?;
-        let client_id = match frame.try_get_i16().map_err(short)? {
-            n if n < 0 => None,
-            n if n as usize > frame.remaining() => return Err(HeadError::Short(length)),
-            n => Some(StrBytes::from_utf8(frame.split_to(n as usize)).map_err(|_| HeadError::ClientId)?),
-        };
-        if known.request_header_version(version) >= 2 {
-            let tags = unsigned_varint(frame).ok_or(HeadError::Tags)?;
-            for _ in 0..tags {
-                unsigned_varint(frame).ok_or(HeadError::Tags)?;
-                let size = unsigned_varint(frame).ok_or(HeadError::Tags)? as usize;
-                if size > frame.remaining() {
-                    return Err(HeadError::Tags);
-                }
-                frame.advance(size);
-            }
-        }
-        Ok(RequestHead { api_key, version, correlation_id, client_id })
-    }
-}
-
-fn unsigned_varint(buffer: &mut Bytes) -> Option<u32> {
-    let mut value = 0u32;
-    for shift in (0..35).step_by(7) {
-        let byte = buffer.try_get_u8().ok()?;
-        value |= u32::from(byte & 0x7f).checked_shl(shift)?;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 /// A request's share of the broker's budgets (memory, requests in work), given back when dropped. A handler
@@ -220,70 +166,24 @@ impl Request {
             .map_err(|e| Reply::Close(format!("malformed request: {e}")))
     }
 
-    /// Answers when `answer` is ready. The request's permit is kept until then.
+    /// Works on `answer` at once, whatever of this connection is to be answered before it: a request that
+    /// waited behind a long poll with its permit in hand would keep others out. The permit is given back
+    /// when the answer is ready.
     pub fn later<T, F>(self, answer: F) -> Reply
     where
-        T: Encodable + HeaderVersion + Send,
+        T: Encodable + HeaderVersion + Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
         let Request { head, permit, broker, received, .. } = self;
-        Reply::Later(Box::pin(async move {
+        let work = tokio::spawn(async move {
             let body = answer.await;
             drop(permit);
             if let Some(metrics) = broker.metrics.api(head.api_key) {
                 metrics.time.observe_since(received);
             }
-            head.frame(&body)
-                .map_err(|e| tracing::error!(api = head.api_key, version = head.version, "{e}"))
-                .ok()
-        }))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use kafka_protocol::messages::RequestHeader;
-    use kafka_protocol::protocol::encode_request_header_into_buffer;
-
-    fn header(key: ApiKey, version: i16, client: Option<&'static str>) -> Bytes {
-        let mut out = BytesMut::new();
-        let header = RequestHeader::default()
-            .with_request_api_key(key as i16)
-            .with_request_api_version(version)
-            .with_correlation_id(77)
-            .with_client_id(client.map(StrBytes::from_static_str));
-        encode_request_header_into_buffer(&mut out, &header).unwrap();
-        out.put_slice(b"body");
-        out.freeze()
-    }
-
-    #[test]
-    fn headers_of_all_versions_are_read() {
-        for (key, version) in [(ApiKey::Metadata, 1), (ApiKey::Metadata, 12), (ApiKey::ApiVersions, 4)] {
-            for client in [None, Some(""), Some("rdkafka")] {
-                let mut frame = header(key, version, client);
-                let head = RequestHead::read(&mut frame).unwrap();
-                assert_eq!((head.api_key, head.version, head.correlation_id), (key as i16, version, 77));
-                assert_eq!((head.client_id.as_deref(), &frame[..]), (client, &b"body"[..]));
-            }
-        }
-    }
-
-    #[test]
-    fn broken_headers_are_errors() {
-        let whole = header(ApiKey::Metadata, 12, Some("abc"));
-        let body_at = whole.len() - 4;
-        for cut in 0..body_at {
-            assert!(RequestHead::read(&mut whole.slice(..cut)).is_err(), "cut at {cut}");
-        }
-        let read = |bytes: &'static [u8]| RequestHead::read(&mut Bytes::from_static(bytes)).unwrap_err();
-        assert_eq!(read(&[0x7f, 0, 0, 0, 0, 0, 0, 1]), HeadError::UnknownApi(0x7f00));
-        assert_eq!(read(&[0, 3, 0, 1, 0, 0, 0, 1, 0, 1, 0xff]), HeadError::ClientId);
-        assert_eq!(
-            read(&[0, 3, 0, 12, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]),
-            HeadError::Tags
-        );
-        assert_eq!(read(&[0, 3, 0, 12, 0, 0, 0, 1, 0xff, 0xff, 1, 0, 9]), HeadError::Tags);
+            let failed = |e| tracing::error!(api = head.api_key, version = head.version, "{e}");
+            head.frame(&body).map_err(failed).ok()
+        });
+        Reply::Later(Box::pin(async move { work.await.ok().flatten() }))
     }
 }

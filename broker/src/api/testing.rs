@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use chronik_core::controller::{NewTopic, Registration, create_topics, register_broker, unfence_broker};
+use chronik_core::controller::{NewTopic, Registration, create_topics, fence_broker, register_broker};
 use chronik_core::ids::{
     BrokerEpoch, BrokerId, DiskUuid, LeaderEpoch, Offset, TopicId, TopicIdPartition, Uuid,
 };
@@ -70,8 +70,8 @@ impl Fixture {
         };
         let store = &self.broker.metadata;
         let epoch = store.change(|image| register_broker(image, &registration)).await.unwrap();
-        if !fenced {
-            store.change(|image| unfence_broker(image, BrokerId(id), epoch)).await.unwrap();
+        if fenced {
+            store.change(|image| fence_broker(image, BrokerId(id), epoch)).await.unwrap();
         }
         epoch
     }
@@ -111,8 +111,7 @@ impl Fixture {
             rack: None,
         };
         let store = &self.broker.metadata;
-        let epoch = store.change(|image| register_broker(image, &registration)).await.unwrap();
-        store.change(|image| unfence_broker(image, BrokerId(1), epoch)).await.unwrap();
+        store.change(|image| register_broker(image, &registration)).await.unwrap();
         let image = store.image();
         let epoch = image.topic(topic).unwrap().partitions[0].leader_epoch;
         self.log(topic, 0).0.lock().unwrap().epoch = epoch;
@@ -136,15 +135,15 @@ impl Fixture {
 
     /// Sends a body as it stands; `None` when the connection was closed.
     pub async fn call_raw(&self, api_key: i16, version: i16, body: Bytes) -> Option<Vec<u8>> {
-        settle(dispatch(self.request(api_key, version, body))).await.map(|frame| frame.pieces.concat())
+        settle(dispatch(self.request(api_key, version, body)).await).await.map(|frame| frame.pieces.concat())
     }
 
     /// Hands a request to its handler.
-    pub fn start<Q: kafka_protocol::protocol::Request>(&self, version: i16, body: &Q) -> Reply {
-        self.start_with(version, body, RequestPermit::none())
+    pub async fn start<Q: kafka_protocol::protocol::Request>(&self, version: i16, body: &Q) -> Reply {
+        self.start_with(version, body, RequestPermit::none()).await
     }
 
-    pub fn start_with<Q: kafka_protocol::protocol::Request>(
+    pub async fn start_with<Q: kafka_protocol::protocol::Request>(
         &self,
         version: i16,
         body: &Q,
@@ -152,12 +151,12 @@ impl Fixture {
     ) -> Reply {
         let mut bytes = BytesMut::new();
         body.encode(&mut bytes, version).unwrap();
-        dispatch(Request { permit, ..self.request(Q::KEY, version, bytes.freeze()) })
+        dispatch(Request { permit, ..self.request(Q::KEY, version, bytes.freeze()) }).await
     }
 
     /// Sends a request, and decodes the answer as a client would.
     pub async fn call<Q: kafka_protocol::protocol::Request>(&self, version: i16, body: &Q) -> Q::Response {
-        let frame = settle(self.start(version, body)).await.expect("the connection was closed");
+        let frame = settle(self.start(version, body).await).await.expect("the connection was closed");
         decode(&frame, version)
     }
 }
@@ -188,6 +187,10 @@ pub fn decode<R: Decodable + HeaderVersion>(frame: &Frame, version: i16) -> R {
 pub struct FakeLogs(pub Mutex<HashMap<TopicIdPartition, Arc<FakePartition>>>);
 
 impl Logs for FakeLogs {
+    fn appendable(&self, _: TopicIdPartition) -> Option<Arc<crate::storage::partition::Partition>> {
+        None
+    }
+
     fn partition(&self, id: TopicIdPartition) -> Option<Arc<dyn PartitionReader>> {
         self.0.lock().unwrap().get(&id).map(|p| p.clone() as Arc<dyn PartitionReader>)
     }

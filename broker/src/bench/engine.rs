@@ -2,11 +2,9 @@
 //! request. It shares the machine with the broker it measures, so it may cost little: per
 //! request one write, one read, a checksum, and no allocation.
 
-use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
@@ -18,10 +16,11 @@ use rustix::time::{
 use super::frame::{Frame, Layout, Request};
 use super::ledger::Ledger;
 use super::plan::Plan;
+use super::producer::{self, Flight, Producer};
 use super::response::{self, Answer};
 use super::stats::{Second, Stats, cpu_time};
 use super::wire::Wire;
-use crate::client::{Acks, Producer as Identity};
+use crate::client::Acks;
 
 /// How the load is shaped.
 #[derive(Debug, Clone)]
@@ -70,37 +69,19 @@ const DUPLICATE: i16 = 46;
 /// The epoll tag of the timer; producers have their number.
 const TIMER: u64 = u64::MAX;
 
-/// A request that left and has no answer.
-#[derive(Debug, Clone, Copy)]
-struct Flight {
-    correlation: i32,
-    request: u32,
-    /// Index into the plan's targets.
-    target: u32,
-    sequence: i32,
-    /// What its latency counts from, in nanoseconds of the run.
-    since_ns: u64,
+/// Why a connection is given up.
+enum Lost {
+    /// The broker refused a batch of an idempotent producer; what follows it in sequence would be
+    /// refused too, so all of it is sent again, in order.
+    Refused,
+    /// It broke, or what came over it is no answer.
+    Broken(io::Error),
 }
 
-/// One producer and its connection.
-struct Producer {
-    number: u32,
-    /// `None` between connections.
-    wire: Option<Wire>,
-    watching_writes: bool,
-    address: Rc<str>,
-    /// The targets its broker leads, and the next one's turn.
-    targets: Rc<[u32]>,
-    turn: usize,
-    identity: Option<Identity>,
-    /// Next sequence per entry of `targets`; empty without an identity.
-    sequences: Vec<i32>,
-    flights: VecDeque<Flight>,
-    requests: u32,
-    correlation: i32,
-    /// Open loop: how many of its requests are due, counted from the start.
-    due: u64,
-    retry_at_ns: u64,
+impl From<io::Error> for Lost {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
+    }
 }
 
 /// The engine of one run.
@@ -158,48 +139,13 @@ impl<'a> Engine<'a> {
             interval_ns: load.rate.map(|rate| 1e9 * f64::from(load.records_per_batch) / rate.max(1) as f64),
             released: 0,
         };
-        engine.producers = engine.lay_out_producers();
+        engine.producers = producer::lay_out(plan, load);
         for index in 0..engine.producers.len() {
             let address = engine.producers[index].address.clone();
             engine.connect(index, CONNECT_WITHIN).with_context(|| format!("cannot connect to {address}"))?;
         }
         engine.begun = Instant::now();
         Ok(engine)
-    }
-
-    /// Producers in turn over the leaders, each starting at another of its leader's partitions.
-    fn lay_out_producers(&self) -> Vec<Producer> {
-        let mut leaders: Vec<(Rc<str>, Vec<u32>)> = Vec::new();
-        let mut known: HashMap<&str, usize> = HashMap::new();
-        for (target, at) in self.plan.targets.iter().zip(0u32..) {
-            let leader = *known.entry(&target.address).or_insert_with(|| {
-                leaders.push((target.address.as_str().into(), Vec::new()));
-                leaders.len() - 1
-            });
-            leaders[leader].1.push(at);
-        }
-        let leaders: Vec<(Rc<str>, Rc<[u32]>)> =
-            leaders.into_iter().map(|(address, targets)| (address, targets.into())).collect();
-        let producer = |number: u32| {
-            let (address, targets) = &leaders[number as usize % leaders.len()];
-            let identity = self.plan.identities.get(number as usize).copied();
-            Producer {
-                number,
-                wire: None,
-                watching_writes: false,
-                address: address.clone(),
-                targets: targets.clone(),
-                turn: number as usize / leaders.len() % targets.len(),
-                identity,
-                sequences: if identity.is_some() { vec![0; targets.len()] } else { Vec::new() },
-                flights: VecDeque::with_capacity(self.load.in_flight as usize),
-                requests: 0,
-                correlation: 0,
-                due: 0,
-                retry_at_ns: 0,
-            }
-        };
-        (0..self.load.producers).map(producer).collect()
     }
 
     /// Runs the load to its end, telling each second.
@@ -304,7 +250,7 @@ impl<'a> Engine<'a> {
         flags: epoll::EventFlags,
         measured_from: u64,
         ends: u64,
-    ) -> io::Result<()> {
+    ) -> Result<(), Lost> {
         let producer = &mut self.producers[index];
         let Some(wire) = &mut producer.wire else { return Ok(()) };
         if flags.contains(epoll::EventFlags::OUT) {
@@ -323,7 +269,7 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    fn answered(&mut self, index: usize, answer: &Answer, now: u64, measured: bool) -> io::Result<()> {
+    fn answered(&mut self, index: usize, answer: &Answer, now: u64, measured: bool) -> Result<(), Lost> {
         let producer = &mut self.producers[index];
         let flight = producer.flights.front().copied();
         let flight = flight
@@ -333,8 +279,7 @@ impl<'a> Engine<'a> {
         if answer.code != 0 && !duplicate {
             self.stats.refused(answer.code);
             if producer.identity.is_some() {
-                // What follows it in sequence would be refused too: send all of it again, in order.
-                return Err(io::Error::other("refused"));
+                return Err(Lost::Refused);
             }
             producer.flights.pop_front();
             return Ok(());
@@ -361,7 +306,7 @@ impl<'a> Engine<'a> {
         while sending && budget > 0 && self.producers[index].may_send(self.load, open_loop) {
             budget -= 1;
             if let Err(error) = self.send_next(index) {
-                self.lost(index, &error);
+                self.lost(index, &error.into());
             }
         }
         self.watch(index);
@@ -451,12 +396,12 @@ impl<'a> Engine<'a> {
     }
 
     /// Gives a connection up. An idempotent producer keeps what has no answer and sends it again.
-    fn lost(&mut self, index: usize, error: &io::Error) {
+    fn lost(&mut self, index: usize, why: &Lost) {
         let now = self.now_ns();
         let producer = &mut self.producers[index];
         producer.wire = None;
         producer.retry_at_ns = now + RECONNECT_EVERY.as_nanos() as u64;
-        if error.to_string() != "refused" {
+        if let Lost::Broken(error) = why {
             self.stats.failed(&format!("connection lost ({error})"), 1);
         }
         if producer.identity.is_none() {
@@ -481,7 +426,8 @@ impl<'a> Engine<'a> {
                     .front()
                     .is_some_and(|flight| now.saturating_sub(flight.since_ns) > overdue)
             {
-                self.lost(index, &io::Error::new(io::ErrorKind::TimedOut, "no answer within 30 s"));
+                let late = io::Error::new(io::ErrorKind::TimedOut, "no answer within 30 s");
+                self.lost(index, &late.into());
             }
         }
         self.producers.iter().any(|producer| producer.wire.is_some())
@@ -493,7 +439,7 @@ impl<'a> Engine<'a> {
         self.stats.resent += flights.len() as u64;
         for flight in flights {
             if let Err(error) = self.send(index, flight, now) {
-                self.lost(index, &error);
+                self.lost(index, &error.into());
             }
         }
         let running = now < (self.load.warmup + self.load.duration).as_nanos() as u64;
@@ -537,19 +483,6 @@ impl<'a> Engine<'a> {
 
     fn now_ns(&self) -> u64 {
         self.begun.elapsed().as_nanos() as u64
-    }
-}
-
-impl Producer {
-    fn awaits(&self) -> bool {
-        !self.flights.is_empty() || self.wire.as_ref().is_some_and(Wire::is_blocked)
-    }
-
-    fn may_send(&self, load: &Load, open_loop: bool) -> bool {
-        let Some(wire) = &self.wire else { return false };
-        !wire.is_blocked()
-            && self.flights.len() < load.in_flight as usize
-            && (!open_loop || u64::from(self.requests) < self.due)
     }
 }
 

@@ -7,15 +7,15 @@ mod frame;
 mod ledger;
 mod payload;
 mod plan;
+mod producer;
 mod report;
 mod response;
 mod stats;
 mod verify;
 mod wire;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
@@ -137,6 +137,9 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "between 0 and 86400 seconds".to_owned())
 }
 
+/// How long a broker that is away after the load is waited for, before the reading back.
+const BACK_WITHIN: Duration = Duration::from_secs(30);
+
 /// The most a request's records may have together, in bytes.
 const BATCH_BYTES_MAX: u64 = 32 << 20;
 
@@ -178,7 +181,7 @@ impl LoadArgs {
             None => println!("{report}"),
             Some(path) if path.as_os_str() == "-" => {
                 // Standard output is for the reader of JSON; the table goes beside it.
-                if std::io::stderr().is_terminal() || !self.quiet {
+                if !self.quiet {
                     eprintln!("{report}");
                 }
                 println!("{}", json()?);
@@ -199,10 +202,19 @@ impl LoadArgs {
 /// In words for the user: a server that cannot be reached, a refusal by Kafka's name, a run in
 /// which nothing was acknowledged, records that were acknowledged and are not there.
 pub fn run(args: BenchArgs) -> Result<()> {
+    allow_open_files();
     match &args.command {
         Some(BenchCommand::Floor(floor)) => run_floor(floor),
         None => run_broker(&args),
     }
+}
+
+/// Raises the soft limit of open files to the hard one: a producer takes one, and the usual 1,024
+/// are soon gone. Where that is not allowed, connecting will say so.
+fn allow_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 fn run_broker(args: &BenchArgs) -> Result<()> {
@@ -224,11 +236,19 @@ fn run_broker(args: &BenchArgs) -> Result<()> {
     report.partitions = plan.targets.len();
     report.idempotent = args.idempotent;
     let acknowledged = outcome.stats.requests_all;
+    let mut unread = None;
     if args.verify {
-        report.verification = Some(runtime.block_on(args.verify(outcome, &load, &plan))?);
+        match runtime.block_on(args.verify(outcome, &load, &plan)) {
+            Ok(verification) => report.verification = Some(verification),
+            Err(error) => unread = Some(error),
+        }
+    }
+    // What was measured is told, even when it cannot be read back.
+    args.load.publish(&report)?;
+    if let Some(error) = unread {
+        return Err(error);
     }
     let good = report.verification.as_ref().is_none_or(Verification::is_good);
-    args.load.publish(&report)?;
     if plan.created && args.topic.is_none() && !args.keep_topic && good {
         runtime.block_on(args.delete(&plan.topic))?;
     }
@@ -254,8 +274,14 @@ impl BenchArgs {
     }
 
     async fn verify(&self, outcome: Outcome, load: &Load, plan: &Plan) -> Result<Verification> {
-        // A new client: the broker may have been restarted under the load.
-        let mut client = self.server.connect().await?;
+        // A new client: the broker may have been restarted under the load, and be on its way back.
+        let begun = Instant::now();
+        let mut client = loop {
+            match self.server.connect().await {
+                Err(_) if begun.elapsed() < BACK_WITHIN => tokio::time::sleep(BACK_WITHIN / 300).await,
+                connected => break connected?,
+            }
+        };
         let verifier = verify::Verifier::new(outcome.ledger, load.seed, load.records_per_batch, plan.created);
         let read = |records| {
             if !self.load.quiet {

@@ -11,6 +11,8 @@ use chronik_core::wal::recovery::{Event, PlantedBugs, Recovered, recover};
 use clap::{Args, Subcommand};
 
 use crate::storage::durable;
+use crate::storage::identity;
+use crate::storage::logs::CHECKPOINT_FILE;
 use crate::storage::wal::engine::{self, EngineChoice};
 use crate::storage::wal::{files, probe};
 
@@ -36,6 +38,14 @@ enum WalCommand {
         #[arg(long)]
         groups: bool,
     },
+    /// List the partitions that a stopped broker will not serve because records are lost, or give them free
+    Fenced {
+        /// The data directory; its broker must be stopped
+        data_dir: PathBuf,
+        /// Serve this partition again without the lost records, which leave a gap in its offsets; `all` for every
+        #[arg(long, value_name = "TOPIC_ID-PARTITION")]
+        accept_loss: Vec<String>,
+    },
     /// Read a whole write-ahead log as a start would, and say what a start would do; changes nothing
     Verify {
         /// The WAL directory, such as DATA/wal
@@ -50,6 +60,7 @@ pub fn run(args: WalArgs) -> Result<()> {
     match args.command {
         WalCommand::Probe { dir } => measure(&dir),
         WalCommand::Inspect { dir, groups } => inspect(&dir, groups),
+        WalCommand::Fenced { data_dir, accept_loss } => fenced(&data_dir, &accept_loss),
         WalCommand::Verify { dir, data_dir } => verify(&dir, data_dir.as_deref()),
     }
 }
@@ -132,6 +143,40 @@ fn inspect(dir: &Path, groups: bool) -> Result<()> {
     Ok(())
 }
 
+fn fenced(data_dir: &Path, accept_loss: &[String]) -> Result<()> {
+    if !data_dir.is_dir() {
+        bail!("{}: no such directory", data_dir.display());
+    }
+    let _lock = identity::lock(data_dir)?;
+    let Some(bytes) = durable::read(data_dir, CHECKPOINT_FILE)? else {
+        bail!("{}: no checkpoint; start the broker and stop it once", data_dir.display());
+    };
+    let mut checkpoint = Checkpoint::decode(&bytes)?;
+    let mut freed = 0;
+    let mut known = 0;
+    for (id, state) in &mut checkpoint.partitions {
+        let Some(why) = state.fenced.clone() else { continue };
+        known += 1;
+        if accept_loss.iter().any(|name| name == "all" || *name == id.to_string()) {
+            state.fenced = None;
+            freed += 1;
+            println!("{id}: will be served again; accepted: {why}");
+        } else {
+            println!("{id}: {why}");
+        }
+    }
+    if freed > 0 {
+        durable::replace(data_dir, CHECKPOINT_FILE, &checkpoint.encode())?;
+    }
+    if known == 0 {
+        println!("no partition is fenced");
+    }
+    if freed == 0 && !accept_loss.is_empty() {
+        bail!("none of the partitions named is fenced");
+    }
+    Ok(())
+}
+
 fn line(item: &Item) -> String {
     let Item { kind, tp, first, last, records, body_len, leader_epoch, .. } = item;
     format!(
@@ -141,7 +186,7 @@ fn line(item: &Item) -> String {
 
 fn verify(dir: &Path, data_dir: Option<&Path>) -> Result<()> {
     let data_dir = data_dir.or_else(|| dir.parent());
-    let checkpoint = match data_dir.map(|dir| durable::read(dir, "checkpoint")).transpose()?.flatten() {
+    let checkpoint = match data_dir.map(|dir| durable::read(dir, CHECKPOINT_FILE)).transpose()?.flatten() {
         Some(bytes) => Some(Checkpoint::decode(&bytes).context("the checkpoint")?.position),
         None => None,
     };

@@ -4,7 +4,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
-use super::compression;
+use crate::compression;
 
 /// Where the fields of a v2 batch lie, in bytes from its start.
 pub mod header {

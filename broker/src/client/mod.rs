@@ -9,7 +9,6 @@
 mod admin;
 mod batch;
 mod cluster;
-mod compression;
 mod connection;
 mod error;
 mod guard;

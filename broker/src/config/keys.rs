@@ -439,7 +439,7 @@ pub fn listing() -> String {
     }
     let fields = chronik_core::wal::profile::WalProfile::FIELDS.join(", ");
     out.push_str(&format!(
-        "chronik.wal.profile.NAME.FIELD\n    One field of a WAL profile, built in (low, medium, high, ultra) or new; a new one begins as a copy of high.\n    fields: {fields}\n"
+        "chronik.wal.profile.NAME.FIELD\n    One field of a WAL profile, built in (low, medium, high, ultra) or new; a new one begins as a copy of high. Written to the cluster's metadata at every start.\n    fields: {fields}\n"
     ));
     out
 }

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use chronik_core::controller::{AlterOp, ConfigOp};
 use chronik_core::ids::BrokerId;
 use chronik_core::metadata::LocalConfig;
 use chronik_core::wal::profile::{self, WalProfile};
@@ -247,6 +248,18 @@ impl Config {
         LocalConfig { broker_id: self.broker_id, settings: settings.collect() }
     }
 
+    /// The fields of WAL profiles that are set here, as settings of the cluster. Profiles are metadata: what
+    /// is set here is set again at every start.
+    pub fn wal_profile_ops(&self) -> Vec<ConfigOp> {
+        let fields = self.set_keys.iter().filter(|(name, _)| profile_key(name).is_some());
+        let op = |(name, (value, _)): (&String, &(String, Source))| ConfigOp {
+            name: name.clone(),
+            op: AlterOp::Set,
+            value: Some(value.trim().to_string()),
+        };
+        fields.map(op).collect()
+    }
+
     /// The value of a key as it was written, or its default; `None` for a name that is no key.
     pub fn value_of(&self, name: &str) -> Option<&str> {
         let key = find(name)?;
@@ -400,6 +413,8 @@ fn default_data_dir(around: &Surroundings) -> Option<PathBuf> {
     }
 }
 
+const OTHER_VARIABLES: [&str; 2] = ["CHRONIK_LOG", "CHRONIK_BOOTSTRAP"];
+
 /// `CHRONIK_…` variables that set nothing, as a mistyped one does. They cannot be refused: Kubernetes puts
 /// such variables beside every Service whose name begins with `chronik`, and those it makes are passed over.
 fn stray_variables(around: &Surroundings) -> Vec<String> {
@@ -411,6 +426,8 @@ fn stray_variables(around: &Surroundings) -> Vec<String> {
             || name.rsplit_once("_PORT").is_some_and(|(_, rest)| port(rest))
     };
     let strays = around.environment.keys().filter(|n| n.starts_with("CHRONIK_"));
+    // CHRONIK_LOG is the log's filter, CHRONIK_BOOTSTRAP the tools'; switches of tests are no configuration.
+    let strays = strays.filter(|n| !OTHER_VARIABLES.contains(&n.as_str()) && !n.starts_with("CHRONIK_TEST_"));
     let strays = strays.filter(|n| !known.contains(*n) && !from_kubernetes(n));
     strays.map(|n| format!("environment variable {n} is no configuration key and was not used")).collect()
 }

@@ -139,6 +139,9 @@ fn profiles_are_changed_and_defined_by_field() {
         ("chronik.wal.profile", "bulk"),
     ])
     .unwrap();
+    let ops: Vec<_> = c.wal_profile_ops().into_iter().map(|op| (op.name, op.value.unwrap())).collect();
+    let set = |name: &str, value: &str| (format!("chronik.wal.profile.{name}"), value.to_string());
+    assert_eq!(ops, [set("bulk.policy", "hybrid"), set("low.max.delay.us", "500")]);
     assert_eq!(c.wal_profiles["low"].max_delay_us, 500);
     assert_eq!(c.wal_profiles["bulk"].policy.name(), "hybrid");
     assert_eq!(c.wal_profiles["bulk"].max_queue_records, c.wal_profiles["high"].max_queue_records);

@@ -87,7 +87,7 @@ impl Inner {
     /// The largest value of a bucket.
     fn bound(&self, index: usize) -> f64 {
         if index + 1 >= self.buckets.len() {
-            return f64::MAX;
+            return f64::INFINITY;
         }
         let Some(step) = index.checked_sub(1) else { return (1u64 << self.low) as f64 * self.scale };
         let octave = (1u64 << (self.low as usize + step / 2)) as f64;

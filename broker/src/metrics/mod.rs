@@ -35,6 +35,8 @@ pub struct Metrics {
     pub fetched_bytes: Counter,
     pub topics: Gauge,
     pub partitions: Gauge,
+    /// Partitions that are not served because records are lost.
+    pub partitions_fenced: Gauge,
     pub metadata_offset: Gauge,
     wal: wal::Families,
     profiles: Mutex<BTreeMap<String, Arc<ProfileMetrics>>>,
@@ -116,6 +118,7 @@ impl Metrics {
             fetched_bytes: Counter::default(),
             topics: Gauge::default(),
             partitions: Gauge::default(),
+            partitions_fenced: Gauge::default(),
             metadata_offset: Gauge::default(),
             wal: wal::Families::register(&mut registry),
             profiles: Mutex::default(),
@@ -164,6 +167,7 @@ impl Metrics {
             ("fetch_sessions", "Fetch sessions (KIP-227)", &self.fetch_sessions),
             ("topics", "Topics in the cluster", &self.topics),
             ("partitions", "Partitions in the cluster", &self.partitions),
+            ("partitions_fenced", "Partitions not served because records are lost", &self.partitions_fenced),
             ("metadata_offset", "The last metadata record applied", &self.metadata_offset),
         ] {
             registry.register(name, help, gauge.clone());

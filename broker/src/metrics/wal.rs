@@ -20,10 +20,6 @@ pub struct WalMetrics {
     pub padding_bytes: Counter,
     /// From a group's submission to the device until it is durable.
     pub flush: Histogram,
-    /// Groups at the device now.
-    pub in_flight: Gauge,
-    /// Bytes of WAL files that hold what is not yet in synced segments.
-    pub live_bytes: Gauge,
 }
 
 /// Handles for one WAL profile.
@@ -63,8 +59,6 @@ pub(super) struct Families {
     group_bytes: Histograms,
     padding_bytes: Family<Labels, Counter>,
     flush: Histograms,
-    in_flight: Family<Labels, Gauge>,
-    live_bytes: Family<Labels, Gauge>,
     stages: Histograms,
     queue_records: Family<Labels, Gauge>,
     queue_bytes: Family<Labels, Gauge>,
@@ -81,8 +75,6 @@ impl Families {
             group_bytes: Family::new_with_constructor(Histogram::bytes),
             padding_bytes: Family::default(),
             flush: Family::new_with_constructor(Histogram::micros),
-            in_flight: Family::default(),
-            live_bytes: Family::default(),
             stages: Family::new_with_constructor(Histogram::micros),
             queue_records: Family::default(),
             queue_bytes: Family::default(),
@@ -100,8 +92,6 @@ impl Families {
             registry.register(name, help, counter.clone());
         }
         for (name, help, gauge) in [
-            ("wal_in_flight_groups", "Groups at the device", &families.in_flight),
-            ("wal_live_bytes", "WAL bytes not yet in synced segments", &families.live_bytes),
             ("wal_queue_records", "Records waiting for their group, by profile", &families.queue_records),
             ("wal_queue_bytes", "Bytes waiting for their group, by profile", &families.queue_bytes),
         ] {
@@ -126,8 +116,6 @@ impl Families {
             group_bytes: self.group_bytes.get_or_create_owned(&labels),
             padding_bytes: self.padding_bytes.get_or_create_owned(&labels),
             flush: self.flush.get_or_create_owned(&labels),
-            in_flight: self.in_flight.get_or_create_owned(&labels),
-            live_bytes: self.live_bytes.get_or_create_owned(&labels),
         }
     }
 

@@ -7,7 +7,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -78,7 +78,7 @@ pub enum End {
 pub struct Activity {
     /// Milliseconds since the listener started, of the last byte that arrived.
     last_ms: AtomicU64,
-    partial: std::sync::atomic::AtomicBool,
+    partial: AtomicBool,
     end: AtomicU8,
     ending: Notify,
     started: Instant,
@@ -88,16 +88,15 @@ impl Activity {
     pub fn new(started: Instant) -> Activity {
         Activity {
             last_ms: AtomicU64::new(started.elapsed().as_millis() as u64),
-            partial: std::sync::atomic::AtomicBool::new(false),
+            partial: AtomicBool::new(false),
             end: AtomicU8::new(End::None as u8),
             ending: Notify::new(),
             started,
         }
     }
 
-    fn touch(&self, now: Instant, partial: bool) {
+    fn touch(&self, now: Instant) {
         self.last_ms.store((now - self.started).as_millis() as u64, Ordering::Relaxed);
-        self.partial.store(partial, Ordering::Relaxed);
     }
 
     /// How long nothing has arrived, and whether a frame is unfinished.
@@ -193,6 +192,7 @@ impl Reader {
                     return why;
                 }
             }
+            self.activity.partial.store(!buffer.is_empty(), Ordering::Relaxed);
             if let Err(e) = splitter.reserve(&mut buffer) {
                 return self.refuse(&e.to_string());
             }
@@ -206,7 +206,7 @@ impl Reader {
                 Ok(0) => return Farewell::Gone,
                 Ok(n) => {
                     self.broker.metrics.network.bytes_received.inc_by(n as u64);
-                    self.activity.touch(Instant::now(), !buffer.is_empty());
+                    self.activity.touch(Instant::now());
                 }
                 Err(e) => {
                     if e.kind() != io::ErrorKind::ConnectionReset {

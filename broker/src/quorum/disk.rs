@@ -4,8 +4,8 @@
 //! Beside its files lies `checkpoint`: the position that replay begins at, moved only after the snapshot
 //! that makes everything before it dispensable is durable.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +17,9 @@ use chronik_core::wal::recovery::Event;
 use thiserror::Error;
 
 use super::wal::{Done, MetaEntry, MetaEntryKind, MetaWal, Replayed};
+use crate::metrics::WalMetrics;
+use crate::storage::disk::observe_group;
+use crate::storage::durable;
 use crate::storage::wal::{
     DurableRun, Engine, Entry, FlushMode, GroupFacts, Wal, WalClient, WalError, WalObserver, WalOptions,
     files, recover,
@@ -76,6 +79,7 @@ impl DiskWal {
         id: DiskUuid,
         engine: Engine,
         flush: FlushMode,
+        metrics: WalMetrics,
     ) -> Result<(Arc<DiskWal>, Vec<Replayed>), DiskWalError> {
         let io_error = |source| DiskWalError::Io { path: dir.to_path_buf(), source };
         fs::create_dir_all(dir).map_err(io_error)?;
@@ -127,7 +131,7 @@ impl DiskWal {
             };
             return Err(DiskWalError::Corrupt { start: hole.start, end: hole.end, place });
         }
-        let wal = recovering.start(Arc::new(Observer))?;
+        let wal = recovering.start(Arc::new(Observer(metrics)))?;
         Ok((Arc::new(DiskWal { wal, dir: dir.to_path_buf() }), replayed))
     }
 
@@ -139,23 +143,11 @@ impl DiskWal {
 
 fn read_checkpoint(dir: &Path) -> Result<WalPosition, DiskWalError> {
     let path = dir.join(CHECKPOINT);
-    match fs::read_to_string(&path) {
-        Ok(text) => match text.trim().parse() {
-            Ok(position) => Ok(WalPosition(position)),
-            Err(_) => Err(DiskWalError::Checkpoint { path }),
-        },
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(WalPosition(0)),
-        Err(source) => Err(DiskWalError::Io { path, source }),
-    }
-}
-
-fn write_checkpoint(dir: &Path, position: WalPosition) -> io::Result<()> {
-    let tmp = dir.join(format!("{CHECKPOINT}.tmp"));
-    let mut file = File::create(&tmp)?;
-    writeln!(file, "{position}")?;
-    file.sync_all()?;
-    fs::rename(&tmp, dir.join(CHECKPOINT))?;
-    files::sync_dir(dir)
+    let found =
+        durable::read(dir, CHECKPOINT).map_err(|source| DiskWalError::Io { path: path.clone(), source })?;
+    let Some(bytes) = found else { return Ok(WalPosition(0)) };
+    let position = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok());
+    position.map(WalPosition).ok_or(DiskWalError::Checkpoint { path })
 }
 
 impl MetaWal for DiskWal {
@@ -177,7 +169,7 @@ impl MetaWal for DiskWal {
     }
 
     fn release_below(&self, position: WalPosition) -> io::Result<()> {
-        write_checkpoint(&self.dir, position)?;
+        durable::replace(&self.dir, CHECKPOINT, format!("{position}\n").as_bytes())?;
         self.wal.recycle(position);
         Ok(())
     }
@@ -215,10 +207,12 @@ impl WalClient for Waiter {
 }
 
 /// The store learns of a failure by the entry that fails.
-struct Observer;
+struct Observer(WalMetrics);
 
 impl WalObserver for Observer {
-    fn group(&self, _facts: &GroupFacts<'_>) {}
+    fn group(&self, facts: &GroupFacts<'_>) {
+        observe_group(&self.0, facts, facts.tallies.iter().map(|t| t.records).sum());
+    }
 
     fn pool_is_full(&self) {
         tracing::warn!("every file of the metadata log is full: waiting for a snapshot");

@@ -7,17 +7,17 @@ use std::ops::RangeBounds;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use chronik_core::ids::{BrokerId, WalPosition};
+use chronik_core::ids::WalPosition;
 use chronik_core::metadata::MetadataRecord;
 use chronik_core::metadata::record::MetadataError;
 use openraft::entry::RaftPayload;
 use openraft::storage::{LogFlushed, RaftLogStorage};
-use openraft::{LogState, Membership, OptionalSend, RaftLogReader, StorageIOError};
+use openraft::{LogState, OptionalSend, RaftLogReader, StorageIOError};
 use serde::Serialize;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use super::types::{Entry, LogId, StorageError, TypeConfig, Vote, Voter};
+use super::types::{Entry, LogId, Membership, StorageError, TypeConfig, Vote};
 use super::wal::{MetaEntry, MetaEntryKind, MetaWal, Replayed};
 
 /// The first byte of each body: the version of its encoding.
@@ -143,7 +143,7 @@ impl LogStore {
     }
 
     /// The newest membership in the log: whose log this is, before the library is started on it.
-    pub fn membership(&self) -> Option<Membership<BrokerId, Voter>> {
+    pub fn membership(&self) -> Option<Membership> {
         self.state().entries.values().rev().find_map(|entry| entry.get_membership().cloned())
     }
 

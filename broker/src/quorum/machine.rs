@@ -5,18 +5,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use chronik_core::ids::BrokerId;
 use chronik_core::metadata::{Changes, LocalConfig, MetadataDelta, MetadataImage};
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, StorageIOError};
 
 use super::snapshot::{self, SnapshotDir, SnapshotError};
-use super::types::{Entry, LogId, SnapshotMeta, StorageError, StoredMembership, TypeConfig, Voter};
+use super::types::{Entry, LogId, Membership, SnapshotMeta, StorageError, StoredMembership, TypeConfig};
 
 /// Called in order, once per applied batch that changes something, with the image after it and what changed;
 /// before the change is answered. It runs on the quorum's task: it may touch the disk briefly, and must not
 /// wait for the quorum.
 pub type Publisher = Box<dyn Fn(&Arc<MetadataImage>, &Changes) + Send + Sync>;
+
+/// The newest snapshot, kept for whoever asks for it.
+type CurrentSnapshot = Arc<Mutex<Option<(SnapshotMeta, Vec<u8>)>>>;
 
 /// What the state machine shares with the [`MetadataStore`](super::MetadataStore).
 pub struct Shared {
@@ -77,7 +79,7 @@ pub struct Machine {
     applied: Option<LogId>,
     membership: StoredMembership,
     /// The newest snapshot, as it stands in its file.
-    current: Arc<Mutex<Option<(SnapshotMeta, Vec<u8>)>>>,
+    current: CurrentSnapshot,
 }
 
 impl Machine {
@@ -105,7 +107,7 @@ impl Machine {
     }
 
     /// The membership in the snapshot.
-    pub fn membership(&self) -> &openraft::Membership<BrokerId, Voter> {
+    pub fn membership(&self) -> &Membership {
         self.membership.membership()
     }
 
@@ -157,7 +159,7 @@ pub struct Builder {
     shared: Arc<Shared>,
     dir: SnapshotDir,
     meta: SnapshotMeta,
-    current: Arc<Mutex<Option<(SnapshotMeta, Vec<u8>)>>>,
+    current: CurrentSnapshot,
     records_covered: u64,
 }
 

@@ -5,6 +5,9 @@
 //! ([`network`]). The rest of the broker knows [`MetadataStore`] only. A broker alone runs the same code with
 //! a quorum of one.
 
+// openraft's error is large and its traits ask for it by value.
+#![allow(clippy::result_large_err)]
+
 mod disk;
 mod log;
 mod machine;
@@ -19,3 +22,6 @@ pub use machine::Publisher;
 pub use store::{MetadataStore, QuorumError, QuorumOptions};
 pub use types::Voter;
 pub use wal::{Done, MemoryWal, MetaEntry, MetaEntryKind, MetaWal, Replayed};
+
+#[cfg(test)]
+mod tests;

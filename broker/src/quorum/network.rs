@@ -5,7 +5,6 @@
 
 use std::io;
 
-use chronik_core::ids::BrokerId;
 use openraft::error::{InstallSnapshotError, RPCError, RaftError, Unreachable};
 use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
@@ -13,14 +12,14 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 
-use super::types::{TypeConfig, Voter};
+use super::types::{NodeId, TypeConfig, Voter};
 
 /// Makes [`NoPeer`]s.
 pub struct NoPeers;
 
 /// A voter that cannot be reached.
 pub struct NoPeer {
-    id: BrokerId,
+    id: NodeId,
 }
 
 impl NoPeer {
@@ -33,19 +32,19 @@ impl NoPeer {
 impl RaftNetworkFactory<TypeConfig> for NoPeers {
     type Network = NoPeer;
 
-    async fn new_client(&mut self, target: BrokerId, _node: &Voter) -> NoPeer {
+    async fn new_client(&mut self, target: NodeId, _node: &Voter) -> NoPeer {
         NoPeer { id: target }
     }
 }
 
-type RpcError<E = openraft::error::Infallible> = RPCError<BrokerId, Voter, RaftError<BrokerId, E>>;
+type RpcError<E = openraft::error::Infallible> = RPCError<NodeId, Voter, RaftError<NodeId, E>>;
 
 impl RaftNetwork<TypeConfig> for NoPeer {
     async fn append_entries(
         &mut self,
         _rpc: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
-    ) -> Result<AppendEntriesResponse<BrokerId>, RpcError> {
+    ) -> Result<AppendEntriesResponse<NodeId>, RpcError> {
         Err(self.unreachable().into())
     }
 
@@ -53,15 +52,15 @@ impl RaftNetwork<TypeConfig> for NoPeer {
         &mut self,
         _rpc: InstallSnapshotRequest<TypeConfig>,
         _option: RPCOption,
-    ) -> Result<InstallSnapshotResponse<BrokerId>, RpcError<InstallSnapshotError>> {
+    ) -> Result<InstallSnapshotResponse<NodeId>, RpcError<InstallSnapshotError>> {
         Err(self.unreachable().into())
     }
 
     async fn vote(
         &mut self,
-        _rpc: VoteRequest<BrokerId>,
+        _rpc: VoteRequest<NodeId>,
         _option: RPCOption,
-    ) -> Result<VoteResponse<BrokerId>, RpcError> {
+    ) -> Result<VoteResponse<NodeId>, RpcError> {
         Err(self.unreachable().into())
     }
 }

@@ -11,8 +11,8 @@
 //! and the directory flushed, so that a name always stands for a whole file. One that does not read is an
 //! error, never skipped: what it replaced, the log entries before it, is gone.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,9 +22,11 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::types::SnapshotMeta;
+use crate::storage::durable;
 
 const FORMAT: &str = "chronik-metadata-snapshot";
 const VERSION: u32 = 1;
+const PREFIX: &str = "snapshot-";
 const EXTENSION: &str = "jsonl";
 
 /// Why a snapshot cannot be read or written.
@@ -121,9 +123,12 @@ impl SnapshotDir {
         let prepare = || -> io::Result<()> {
             fs::create_dir_all(path)?;
             for entry in fs::read_dir(path)? {
-                let entry = entry?.path();
-                if entry.extension().is_some_and(|e| e == "tmp") {
-                    fs::remove_file(entry)?;
+                let entry = entry?;
+                // Others may have files here: the log does.
+                let name = entry.file_name();
+                let ours = name.to_str().filter(|name| name.starts_with(PREFIX));
+                if ours.is_some_and(|name| name.ends_with(".tmp")) {
+                    fs::remove_file(entry.path())?;
                 }
             }
             Ok(())
@@ -148,14 +153,10 @@ impl SnapshotDir {
     pub fn write(&self, meta: &SnapshotMeta, bytes: &[u8]) -> Result<(), SnapshotError> {
         let Some(dir) = &self.path else { return Ok(()) };
         let index = meta.last_log_id.map_or(0, |id| id.index);
-        let path = dir.join(format!("snapshot-{index:020}.{EXTENSION}"));
+        let name = format!("{PREFIX}{index:020}.{EXTENSION}");
+        let path = dir.join(&name);
         let write = || -> io::Result<()> {
-            let tmp = path.with_extension("tmp");
-            let mut file = File::create(&tmp)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&tmp, &path)?;
-            File::open(dir)?.sync_all()?;
+            durable::replace(dir, &name, bytes)?;
             for old in snapshots(dir)?.into_iter().filter(|old| *old != path) {
                 fs::remove_file(old)?;
             }
@@ -171,7 +172,7 @@ fn snapshots(dir: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        if name.starts_with("snapshot-") && path.extension().is_some_and(|e| e == EXTENSION) {
+        if name.starts_with(PREFIX) && path.extension().is_some_and(|e| e == EXTENSION) {
             found.push(path);
         }
     }

@@ -10,7 +10,7 @@ use chronik_core::ids::{BrokerId, DiskUuid, ProducerId};
 use chronik_core::metadata::record::FEATURE_LEVEL;
 use chronik_core::metadata::{LocalConfig, MetadataDelta, MetadataImage, MetadataRecord};
 use openraft::error::{ClientWriteError, RaftError};
-use openraft::{Config, Membership, SnapshotPolicy};
+use openraft::{Config, RaftMetrics, SnapshotPolicy};
 use thiserror::Error;
 use tokio::sync::Mutex;
 
@@ -18,7 +18,7 @@ use super::log::{LogError, LogStore};
 use super::machine::{Machine, Publisher, Shared};
 use super::network::NoPeers;
 use super::snapshot::{SnapshotDir, SnapshotError};
-use super::types::{Raft, Voter};
+use super::types::{Membership, NodeId, Raft, Voter, broker_id as broker_id_of, node_id};
 use super::wal::{MemoryWal, MetaWal, Replayed};
 
 /// The leader tells its followers this often that it is there; also half of the pace of the library's timer.
@@ -91,12 +91,9 @@ pub struct MetadataStore {
 }
 
 /// Checks that this broker on this disk is the voter that the membership names.
-fn check_voter(
-    membership: &Membership<BrokerId, Voter>,
-    broker_id: BrokerId,
-    disk_uuid: DiskUuid,
-) -> Result<(), QuorumError> {
-    let voters: BTreeMap<BrokerId, Voter> = membership.nodes().map(|(id, voter)| (*id, *voter)).collect();
+fn check_voter(membership: &Membership, broker_id: BrokerId, disk_uuid: DiskUuid) -> Result<(), QuorumError> {
+    let voters: BTreeMap<BrokerId, Voter> =
+        membership.nodes().map(|(id, voter)| (broker_id_of(*id), *voter)).collect();
     match voters.get(&broker_id) {
         None => {
             let voters = voters.keys().map(BrokerId::to_string).collect::<Vec<_>>().join(", ");
@@ -172,7 +169,7 @@ impl MetadataStore {
             ..Config::default()
         };
         let config = Arc::new(config.validate().map_err(failed)?);
-        let raft = Raft::new(broker_id, config, NoPeers, log, machine).await.map_err(failed)?;
+        let raft = Raft::new(node_id(broker_id), config, NoPeers, log, machine).await.map_err(failed)?;
         let store = Arc::new(MetadataStore {
             shared,
             raft,
@@ -194,14 +191,14 @@ impl MetadataStore {
     async fn lead(&self, options: &QuorumOptions, founded: bool) -> Result<(), QuorumError> {
         let broker_id = options.local.broker_id;
         if !founded {
-            let voters = BTreeMap::from([(broker_id, Voter { disk_uuid: options.disk_uuid })]);
+            let voters = BTreeMap::from([(node_id(broker_id), Voter { disk_uuid: options.disk_uuid })]);
             self.raft.initialize(voters).await.map_err(failed)?;
         } else if self.leader() != Some(broker_id) {
             // The only voter need not wait for a silence before it stands for election.
             self.raft.trigger().elect().await.map_err(failed)?;
         }
         let wait = self.raft.wait(Some(LEAD_TIMEOUT));
-        wait.current_leader(broker_id, "the only voter leads").await.map_err(failed)?;
+        wait.current_leader(node_id(broker_id), "the only voter leads").await.map_err(failed)?;
         // An entry of this leader's own commits, and thereby applies, everything before it.
         self.raft.client_write(Vec::new()).await.map_err(failed)?;
 
@@ -215,7 +212,15 @@ impl MetadataStore {
         } else if found != options.cluster_id {
             return Err(QuorumError::OtherCluster { found, expected: options.cluster_id.clone() });
         }
-        self.maybe_snapshot().await;
+        if self.wal.is_crowded() {
+            // Waited for: each start takes a file, and a broker that is started over and over must not fill
+            // its disk with them.
+            let upto = self.applied_offset();
+            self.raft.trigger().snapshot().await.map_err(failed)?;
+            let purged = |m: &RaftMetrics<NodeId, Voter>| m.purged.is_some_and(|id| id.index >= upto);
+            let wait = self.raft.wait(Some(LEAD_TIMEOUT));
+            wait.metrics(purged, "the log is released").await.map_err(failed)?;
+        }
         Ok(())
     }
 
@@ -307,7 +312,7 @@ impl MetadataStore {
 
     /// The active controller, if one is known.
     pub fn leader(&self) -> Option<BrokerId> {
-        self.raft.metrics().borrow().current_leader
+        self.raft.metrics().borrow().current_leader.map(broker_id_of)
     }
 
     /// Resolves when the quorum has stopped for good: a write or a flush of its log failed, say. The broker

@@ -5,6 +5,7 @@ use std::io::Cursor;
 
 use chronik_core::ids::{BrokerId, DiskUuid};
 use chronik_core::metadata::MetadataRecord;
+use chronik_core::metadata::image::NO_LEADER;
 use serde::{Deserialize, Serialize};
 
 /// What is known of a voter besides its broker id. A voter is (broker id, disk UUID): one that comes back
@@ -26,16 +27,29 @@ openraft::declare_raft_types!(
     pub TypeConfig:
         D = Vec<MetadataRecord>,
         R = (),
-        NodeId = BrokerId,
+        NodeId = u64,
         Node = Voter,
         Entry = openraft::Entry<TypeConfig>,
         SnapshotData = Cursor<Vec<u8>>,
 );
 
+/// What the library calls a voter: its broker id.
+pub type NodeId = u64;
+pub type Membership = openraft::Membership<NodeId, Voter>;
 pub type Raft = openraft::Raft<TypeConfig>;
 pub type Entry = openraft::Entry<TypeConfig>;
-pub type LogId = openraft::LogId<BrokerId>;
-pub type Vote = openraft::Vote<BrokerId>;
-pub type StorageError = openraft::StorageError<BrokerId>;
-pub type SnapshotMeta = openraft::SnapshotMeta<BrokerId, Voter>;
-pub type StoredMembership = openraft::StoredMembership<BrokerId, Voter>;
+pub type LogId = openraft::LogId<NodeId>;
+pub type Vote = openraft::Vote<NodeId>;
+pub type StorageError = openraft::StorageError<NodeId>;
+pub type SnapshotMeta = openraft::SnapshotMeta<NodeId, Voter>;
+pub type StoredMembership = openraft::StoredMembership<NodeId, Voter>;
+
+/// The voter of a broker; ids are not negative.
+pub fn node_id(id: BrokerId) -> NodeId {
+    NodeId::try_from(id.0).unwrap_or(NodeId::MAX)
+}
+
+/// The broker of a voter.
+pub fn broker_id(id: NodeId) -> BrokerId {
+    i32::try_from(id).map(BrokerId).unwrap_or(NO_LEADER)
+}

@@ -22,7 +22,8 @@ use super::partition::{Closed, OnDisk, Partition, Settings};
 use super::read::Reader;
 use super::segments::Segments;
 use super::wal::{self, DurableRun, Entry, Recovering, WalClient, WalError, WalOptions};
-use super::writer::{CHECKPOINT_FILE, SegmentWriter};
+pub use super::writer::CHECKPOINT_FILE;
+use super::writer::SegmentWriter;
 use crate::api::partitions::{Logs, PartitionReader};
 
 pub type PartitionMap = ArcSwap<HashMap<TopicIdPartition, Arc<Partition>>>;
@@ -121,7 +122,7 @@ impl LogManager {
                     Some(found) => manager.reopen(id, topic, found)?,
                     None => manager.fresh(id, topic, blind.clone().map(Closed::Fenced)),
                 };
-                manager.lead(&partition, topic);
+                // It is led once this broker has registered, in the new epoch that it gets then.
                 partitions.insert(id, partition);
             }
         }
@@ -177,13 +178,8 @@ impl LogManager {
         let dir = self.dir_of(id);
         let mut segments = Segments::new(dir.clone(), found.segments);
         let io = |source| OpenError::Io { path: dir.clone(), source };
-        let mut closed = found.fenced.map(Closed::Fenced);
-        if let Err(e) = segments.check() {
-            closed.get_or_insert(Closed::Fenced(format!("a segment is damaged: {e}")));
-        }
         let mut producers = found.segment_producers;
-        if let Some(Closed::Fenced(why)) = &closed {
-            tracing::error!(topic = &*topic.name, partition = id.partition, "not served: {why}");
+        let closed = if let Some(why) = found.fenced {
             // What was found around the gap moves into segments, so that the log can be recycled.
             for run in &found.salvaged {
                 let read = self.disk.wal.read(run.span.position, run.span.len as usize).map_err(io)?;
@@ -196,7 +192,17 @@ impl LogManager {
             }
             segments.sync().map_err(io)?;
             producers = found.log.producers.clone();
+            Some(why)
+        } else if let Err(e) = segments.check() {
+            segments.seal();
+            Some(format!("a segment is damaged: {e}"))
+        } else {
+            None
+        };
+        if let Some(why) = &closed {
+            tracing::error!(topic = &*topic.name, partition = id.partition, "not served: {why}");
         }
+        let closed = closed.map(Closed::Fenced);
         let log = PartitionLog::new(found.log).map_err(|e| OpenError::Partition(id, e))?;
         let on_disk = OnDisk { segments, producers };
         let settings = self.settings(topic);
@@ -284,6 +290,13 @@ impl LogManager {
     /// The partition, if this broker has a replica of it.
     pub fn get(&self, id: TopicIdPartition) -> Option<Arc<Partition>> {
         self.partitions.load().get(&id).cloned()
+    }
+
+    /// Forgets idempotent producers that have sent nothing for `expiration_ms` milliseconds.
+    pub fn expire_producers(&self, now_ms: i64, expiration_ms: i64) {
+        for partition in self.partitions.load().values() {
+            partition.state().log.expire_producers(now_ms, expiration_ms);
+        }
     }
 
     /// Partitions that are not served, and why.

@@ -283,6 +283,10 @@ impl Partition {
         self.listeners.wake();
     }
 
+    pub(super) fn is_deleted(&self) -> bool {
+        self.state().closed == Some(Closed::Deleted)
+    }
+
     /// The oldest position of the WAL that holds what is in no synced segment.
     pub(super) fn oldest_needed(&self) -> Option<WalPosition> {
         let state = self.state();

@@ -3,18 +3,19 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use chronik_core::ids::{LeaderEpoch, Offset};
 use chronik_core::log::{
     ReadPlan, ReadRequest, ReadUpTo, TimestampAndOffset, TimestampPlan, WalSpan, find_timestamp, trim_run,
 };
-use chronik_core::record_batch::{Batches, Crc};
+use chronik_core::record_batch::{BatchError, BatchHeader, Batches, Compression, Crc, RecordIter};
 
 use super::partition::{Closed, Partition, State, storage_error};
 use super::segments;
 use crate::api::partitions::{FoundOffset, Listeners, Offsets, PartitionReader, ReadBytes, ReadError};
+use crate::compression;
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -159,12 +160,48 @@ impl Partition {
                 }
             };
             if let Some(found) = found.filter(|f| f.offset < to) {
-                return Ok(Some(place_of(found)));
+                // Of a compressed batch, only the header has been judged so far.
+                match self.clone().within_batch(found, timestamp, to).await? {
+                    Within::Exactly(found) => return Ok(Some(found).filter(|f| f.offset < to)),
+                    Within::After(next) => from = next,
+                }
             }
             if from >= to {
                 return Ok(None);
             }
         }
+    }
+
+    /// Opens the batch that a search by time has found, if it is compressed, and looks for the record itself.
+    async fn within_batch(
+        self: Arc<Self>,
+        found: TimestampAndOffset,
+        timestamp: i64,
+        to: Offset,
+    ) -> Result<Within, ReadError> {
+        let read = self.read_pieces(found.offset, to, 1, true).await?;
+        let Some(batch) = read.pieces.into_iter().next() else { return Ok(Within::Exactly(place_of(found))) };
+        let storage = |e: BatchError| ReadError::Storage(e.to_string());
+        let header = BatchHeader::parse(&batch).map_err(storage)?;
+        if header.compression().map_err(storage)? == Compression::None {
+            return Ok(Within::Exactly(place_of(found)));
+        }
+        let opened = blocking(move || {
+            // One at a time: a small batch may become large.
+            static OPENING: Mutex<()> = Mutex::new(());
+            let _one = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+            let opened = compression::opened(&batch)?;
+            let records = RecordIter::new(&opened).map_err(io::Error::other)?;
+            let mut records = records.map_while(Result::ok);
+            let late = records.find(|r| r.offset >= found.offset && r.timestamp >= timestamp);
+            Ok(late.map(|record| (record.timestamp, record.offset)))
+        });
+        Ok(match opened.await? {
+            Some((timestamp, offset)) => {
+                Within::Exactly(FoundOffset { timestamp, offset, leader_epoch: found.leader_epoch })
+            }
+            None => Within::After(header.next_offset()),
+        })
     }
 
     fn search_segments(
@@ -202,6 +239,13 @@ impl Partition {
             }
         }
     }
+}
+
+/// What a look into a batch has shown.
+enum Within {
+    Exactly(FoundOffset),
+    /// Its header promised more than it holds: search on from there.
+    After(Offset),
 }
 
 fn place_of(found: TimestampAndOffset) -> FoundOffset {

@@ -49,6 +49,8 @@ pub struct Segments {
     /// Bytes written to the active file behind its state, not yet synced.
     unsynced: Option<SegmentState>,
     dir_dirty: bool,
+    /// The newest file is damaged: nothing is added to it.
+    sealed: bool,
 }
 
 impl Segments {
@@ -62,7 +64,13 @@ impl Segments {
             active: None,
             unsynced: None,
             dir_dirty: false,
+            sealed: false,
         }
+    }
+
+    /// Leaves the files as they are: what follows goes into a new one.
+    pub fn seal(&mut self) {
+        self.sealed = true;
     }
 
     /// Checks that the files hold at least what the checkpoint says, and removes those it does not know.
@@ -104,6 +112,7 @@ impl Segments {
     ) -> io::Result<()> {
         let newest = match &self.unsynced {
             Some(state) => Some(state.clone()),
+            None if self.sealed => None,
             None => self.segments.values().next_back().map(|s| s.state.clone()),
         };
         let fits = |s: &SegmentState| s.bytes == 0 || s.bytes + bytes.len() as u64 <= segment_bytes;
@@ -116,6 +125,7 @@ impl Segments {
         };
         let file = self.open_active(state.base_offset)?;
         file.write_all_at(bytes, state.bytes)?;
+        self.sealed = false;
         state.bytes += bytes.len() as u64;
         state.end_offset = next;
         state.max_timestamp = state.max_timestamp.max(max_timestamp);

@@ -120,6 +120,9 @@ impl SegmentWriter {
 
     /// Copies a partition's durable runs into its segments and syncs them.
     fn copy(&self, partition: &Arc<Partition>, stop: bool) -> io::Result<()> {
+        if partition.is_deleted() {
+            return Ok(());
+        }
         let segment_bytes = u64::try_from(partition.settings().topic.segment_bytes).unwrap_or(1 << 30);
         let (mut next, mut producers) = {
             let producers = partition.on_disk().producers.clone();

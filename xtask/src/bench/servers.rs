@@ -142,6 +142,13 @@ impl Server {
         line.trim().split(' ').next()?.parse().ok()
     }
 
+    /// The labels of one of Chronik's metrics.
+    pub fn labels(&self, name: &str) -> Option<String> {
+        let metrics = http_get(self.admin.as_ref()?, "/metrics").ok()?;
+        let labels = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('{'))?;
+        Some(labels.rsplit_once('}')?.0.replace("\",", "\", "))
+    }
+
     /// Kills it at once, as a crash would.
     ///
     /// # Errors

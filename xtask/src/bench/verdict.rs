@@ -21,6 +21,8 @@ pub struct Verdict {
 pub struct Results {
     /// Throughput and latency, by row.
     pub rows: Vec<Measured>,
+    /// Chronik's WAL engine and flush mode, as its metrics tell.
+    pub wal: Option<String>,
     /// Chronik's memory and start.
     pub chronik_life: Option<Life>,
     /// Kafka's memory and start.
@@ -141,7 +143,13 @@ impl Results {
             ]);
         }
         let mut text = columns(&lines);
-        text += "* CPU time of the load generator itself, on the same processors\n\n";
+        text += "* CPU time of the load generator itself, on the same processors\n";
+        text += "Groups and flushes count the warm-up too. With several groups at the device at once the kernel\n";
+        text += "lets one flush serve all that were written before it: fewer flushes than groups.\n";
+        if let Some(wal) = &self.wal {
+            text += &format!("Chronik's WAL: {wal}\n");
+        }
+        text.push('\n');
         let mut lines = vec![["", "Chronik", "Kafka"].map(str::to_owned).to_vec()];
         let both = |number: fn(&Life) -> Option<f64>, unit: &str| {
             [&self.chronik_life, &self.kafka_life].map(|life| {
@@ -156,7 +164,7 @@ impl Results {
         line("start to first acknowledged record, new directory", both(|life| life.first_ack_new_s, "s"));
         line("start to first acknowledged record, used directory", both(|life| life.first_ack_again_s, "s"));
         if let Some(recovery) = &self.recovery {
-            let wal = recovery.wal_mib.map_or("1 GiB".to_owned(), |mib| format!("{mib:.0} MiB"));
+            let wal = format!("{:.0} MiB", recovery.wal_mib);
             let none = || "-".to_owned();
             line(&format!("kill -9, {wal} of WAL: ready"), [format!("{:.2} s", recovery.ready_s), none()]);
             let first = format!("{:.2} s", recovery.first_ack_s);

@@ -1,11 +1,18 @@
-//! Registration: which disks belong to which broker, and a new leader epoch for each start.
+//! Brokers come and go: which disks belong to which broker, and what that does to partitions.
+//!
+//! A broker registers once its logs are recovered, and may lead from then on. Its registration ends its
+//! earlier incarnation: where others are in sync it leaves the ISR, and follows until it has caught up; where
+//! it is the only one, it leads with a new leader epoch. A fenced broker is in no ISR (invariant 8): where it
+//! was the last one, it stays eligible (KIP-966) and the partition is without a leader until it is back.
+
+use std::collections::BTreeSet;
 
 use super::{ControllerError, ErrorCode};
 use crate::ids::{BrokerEpoch, BrokerId, DiskUuid, LeaderEpoch, PartitionEpoch, Uuid};
-use crate::metadata::image::{NO_LEADER, PartitionImage, TopicImage};
+use crate::metadata::image::{NO_LEADER, PartitionImage};
 use crate::metadata::{Listener, MetadataImage, MetadataRecord};
 
-/// A broker that has started and wants to take part.
+/// A broker that has started, has recovered its logs, and wants to take part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
     pub cluster_id: String,
@@ -41,8 +48,8 @@ pub(super) fn check_epoch(
     }
 }
 
-/// Lets a started broker into the cluster, fenced, with a fresh broker epoch. Each partition it leads gets a
-/// new leader epoch, so that nothing of the incarnation before can be mistaken for this one's.
+/// Lets a broker into the cluster, with a fresh broker epoch. Each partition it leads gets a new leader
+/// epoch, so that nothing of the incarnation before can be mistaken for this one's.
 pub fn register_broker(
     image: &MetadataImage,
     request: &Registration,
@@ -67,10 +74,9 @@ pub fn register_broker(
 
     let before = image.broker(id);
     let mut records = Vec::new();
-    let lost: Vec<DiskUuid> = before
-        .map(|b| [b.disk_uuid, b.wal_disk_uuid].into_iter().filter(|d| !disks.contains(d)).collect())
-        .unwrap_or_default();
-    if let Some(disk) = lost.first() {
+    // A log on another disk is as lost as the data: what it held was not in segments yet.
+    let disk_lost = before.is_some_and(|b| [b.disk_uuid, b.wal_disk_uuid] != disks);
+    if let Some(b) = before.filter(|_| disk_lost) {
         let only_here = |p: &PartitionImage| {
             let elsewhere = p.isr.iter().chain(&p.elr).any(|replica| *replica != id);
             p.replicas.contains(&id) && !elsewhere
@@ -78,11 +84,13 @@ pub fn register_broker(
         let count = image.topics().flat_map(|t| &t.partitions).filter(|p| only_here(p)).count();
         if count > 0 {
             return Err(refuse(format!(
-                "broker {id} came without its disk {disk}, which holds the only copy of {count} partitions"
+                "broker {id} came without its disks {} (data) and {} (WAL), which hold the only copy of {count} partitions",
+                b.disk_uuid, b.wal_disk_uuid
             )));
         }
-        let unique = if lost.first() == lost.get(1) { &lost[..1] } else { &lost[..] };
-        records.extend(unique.iter().map(|&disk_uuid| MetadataRecord::RetireDisk { disk_uuid }));
+        let gone: BTreeSet<DiskUuid> =
+            [b.disk_uuid, b.wal_disk_uuid].into_iter().filter(|d| !disks.contains(d)).collect();
+        records.extend(gone.into_iter().map(|disk_uuid| MetadataRecord::RetireDisk { disk_uuid }));
     }
 
     let next = i64::try_from(image.offset()).unwrap_or(i64::MAX).saturating_add(1);
@@ -96,72 +104,193 @@ pub fn register_broker(
         listeners: request.listeners.clone(),
         rack: request.rack.clone(),
     });
-    for topic in image.topics() {
-        for (number, p) in topic.partitions.iter().enumerate() {
-            records.extend(restart_change(topic, number, p, id, !lost.is_empty())?);
+    records.push(MetadataRecord::UnfenceBroker { broker_id: id, broker_epoch });
+    records.extend(partition_changes(image, |p| {
+        let was_in = p.isr.contains(&id) || p.elr.contains(&id);
+        let mut next = p.clone();
+        next.isr.retain(|b| *b != id);
+        next.elr.retain(|b| *b != id);
+        if was_in && !disk_lost && next.isr.is_empty() {
+            next.isr = vec![id];
         }
-    }
+        let leads = p.leader == id || p.leader == NO_LEADER;
+        if leads {
+            next.leader = elect(image, &next, Some(id));
+        }
+        (next, p.leader == id)
+    })?);
     Ok((records, broker_epoch))
 }
 
-/// What a start of `broker` changes about one partition, if anything.
-fn restart_change(
-    topic: &TopicImage,
-    number: usize,
-    p: &PartitionImage,
-    broker: BrokerId,
-    disk_lost: bool,
-) -> Result<Option<MetadataRecord>, ControllerError> {
-    let leads = p.leader == broker;
-    let leaves = disk_lost && (p.isr.contains(&broker) || p.elr.contains(&broker));
-    if !leads && !leaves {
-        return Ok(None);
-    }
-    let exhausted = || {
-        ControllerError::new(
-            ErrorCode::UnknownServerError,
-            format!("{}-{number} has used up its epochs", topic.name),
-        )
+/// The first replica that is in sync and may lead; `returning` is let in by the same batch of records.
+fn elect(image: &MetadataImage, p: &PartitionImage, returning: Option<BrokerId>) -> BrokerId {
+    let may_lead = |id: &BrokerId| {
+        let unfenced = image.broker(*id).is_some_and(|b| !b.fenced);
+        p.isr.contains(id) && (unfenced || returning == Some(*id))
     };
-    let without = |list: &[BrokerId]| list.iter().copied().filter(|b| *b != broker).collect::<Vec<_>>();
-    let (isr, elr) = if leaves { (Some(without(&p.isr)), Some(without(&p.elr))) } else { (None, None) };
-    let leader = (leads && disk_lost).then(|| {
-        let in_sync = isr.as_deref().unwrap_or(&p.isr);
-        p.replicas.iter().copied().find(|r| in_sync.contains(r)).unwrap_or(NO_LEADER)
-    });
-    let bump = i32::from(leads);
-    Ok(Some(MetadataRecord::PartitionChange {
-        topic_id: topic.id,
-        partition: i32::try_from(number).map_err(|_| exhausted())?,
-        replicas: None,
-        isr,
-        elr,
-        leader,
-        leader_epoch: LeaderEpoch(p.leader_epoch.0.checked_add(bump).ok_or_else(exhausted)?),
-        partition_epoch: PartitionEpoch(p.partition_epoch.0.checked_add(1).ok_or_else(exhausted)?),
-    }))
+    p.replicas.iter().copied().find(may_lead).unwrap_or(NO_LEADER)
 }
 
-/// The broker has recovered its logs: it may lead and be given replicas.
+/// The records that change partitions as `decide` says: what they become, and whether they get a new leader
+/// epoch even if the leader stays.
+fn partition_changes(
+    image: &MetadataImage,
+    decide: impl Fn(&PartitionImage) -> (PartitionImage, bool),
+) -> Result<Vec<MetadataRecord>, ControllerError> {
+    let mut records = Vec::new();
+    for topic in image.topics() {
+        for (number, p) in (0..).zip(&topic.partitions) {
+            let (next, new_term) = decide(p);
+            let new_term = new_term || next.leader != p.leader;
+            if next == *p && !new_term {
+                continue;
+            }
+            let exhausted = || {
+                let message = format!("{}-{number} has used up its epochs", topic.name);
+                ControllerError::new(ErrorCode::UnknownServerError, message)
+            };
+            let leader_epoch = p.leader_epoch.0.checked_add(i32::from(new_term)).ok_or_else(exhausted)?;
+            let partition_epoch = p.partition_epoch.0.checked_add(1).ok_or_else(exhausted)?;
+            records.push(MetadataRecord::PartitionChange {
+                topic_id: topic.id,
+                partition: number,
+                replicas: None,
+                isr: (next.isr != p.isr).then_some(next.isr),
+                elr: (next.elr != p.elr).then_some(next.elr),
+                leader: (next.leader != p.leader).then_some(next.leader),
+                leader_epoch: LeaderEpoch(leader_epoch),
+                partition_epoch: PartitionEpoch(partition_epoch),
+            });
+        }
+    }
+    Ok(records)
+}
+
+/// A fenced broker is back without having been away: it leads again where nobody else could.
 pub fn unfence_broker(
     image: &MetadataImage,
     broker_id: BrokerId,
     broker_epoch: BrokerEpoch,
 ) -> Result<(Vec<MetadataRecord>, ()), ControllerError> {
     check_epoch(image, broker_id, broker_epoch)?;
-    let fenced = image.broker(broker_id).is_some_and(|b| b.fenced);
-    let record = MetadataRecord::UnfenceBroker { broker_id, broker_epoch };
-    Ok((if fenced { vec![record] } else { Vec::new() }, ()))
+    if image.broker(broker_id).is_none_or(|b| !b.fenced) {
+        return Ok((Vec::new(), ()));
+    }
+    let mut records = vec![MetadataRecord::UnfenceBroker { broker_id, broker_epoch }];
+    records.extend(partition_changes(image, |p| {
+        let mut next = p.clone();
+        if p.isr.is_empty() && p.elr.contains(&broker_id) {
+            next.elr.retain(|b| *b != broker_id);
+            next.isr = vec![broker_id];
+            next.leader = elect(image, &next, Some(broker_id));
+        }
+        (next, false)
+    })?);
+    Ok((records, ()))
 }
 
-/// The broker is stopping, or its incarnation is not heard of any more.
+/// The broker is stopping, or is not heard of any more: it leaves every ISR and leads nothing.
 pub fn fence_broker(
     image: &MetadataImage,
     broker_id: BrokerId,
     broker_epoch: BrokerEpoch,
 ) -> Result<(Vec<MetadataRecord>, ()), ControllerError> {
     check_epoch(image, broker_id, broker_epoch)?;
-    let fenced = image.broker(broker_id).is_some_and(|b| b.fenced);
-    let record = MetadataRecord::FenceBroker { broker_id, broker_epoch };
-    Ok((if fenced { Vec::new() } else { vec![record] }, ()))
+    if image.broker(broker_id).is_none_or(|b| b.fenced) {
+        return Ok((Vec::new(), ()));
+    }
+    let mut records = partition_changes(image, |p| {
+        let mut next = p.clone();
+        if p.isr.contains(&broker_id) {
+            next.isr.retain(|b| *b != broker_id);
+            if next.isr.is_empty() {
+                next.elr = vec![broker_id];
+            }
+        }
+        if p.leader == broker_id {
+            next.leader = elect(image, &next, None);
+        }
+        (next, false)
+    })?;
+    records.push(MetadataRecord::FenceBroker { broker_id, broker_epoch });
+    Ok((records, ()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{apply, cluster, registration, topic, with_topics};
+    use super::super::{NewTopic, create_topics};
+    use super::*;
+
+    fn epochs(image: &MetadataImage, name: &str) -> Vec<(i32, i32, i32)> {
+        let partitions = &image.topic(name).unwrap().partitions;
+        partitions.iter().map(|p| (p.leader.0, p.leader_epoch.0, p.partition_epoch.0)).collect()
+    }
+
+    #[test]
+    fn each_start_gives_led_partitions_a_new_leader_epoch() {
+        let image = with_topics(&cluster(&[(1, None)]), &[topic("t", 2)]);
+        assert_eq!(epochs(&image, "t"), [(1, 0, 0), (1, 0, 0)]);
+        let (records, epoch) = register_broker(&image, &registration(1)).unwrap();
+        let again = apply(&image, &records);
+        assert_eq!(epochs(&again, "t"), [(1, 1, 1), (1, 1, 1)]);
+        assert_eq!(again.topic("t").unwrap().partitions[0].isr, [BrokerId(1)]);
+        assert!(epoch > image.broker(BrokerId(1)).unwrap().broker_epoch);
+        assert!(!again.broker(BrokerId(1)).unwrap().fenced);
+    }
+
+    #[test]
+    fn a_broker_that_was_fenced_last_leads_again() {
+        let image = with_topics(&cluster(&[(1, None)]), &[topic("t", 1)]);
+        let epoch = image.broker(BrokerId(1)).unwrap().broker_epoch;
+        let fenced = apply(&image, &fence_broker(&image, BrokerId(1), epoch).unwrap().0);
+        let p = &fenced.topic("t").unwrap().partitions[0];
+        assert_eq!((p.leader, p.isr.len(), &p.elr[..]), (NO_LEADER, 0, &[BrokerId(1)][..]));
+        let unfenced = apply(&fenced, &unfence_broker(&fenced, BrokerId(1), epoch).unwrap().0);
+        assert_eq!(epochs(&unfenced, "t"), [(1, 2, 2)]);
+        let restarted = apply(&fenced, &register_broker(&fenced, &registration(1)).unwrap().0);
+        assert_eq!(epochs(&restarted, "t"), [(1, 2, 2)]);
+        let stale = fence_broker(&restarted, BrokerId(1), epoch).unwrap_err();
+        assert_eq!(stale.code, ErrorCode::StaleBrokerEpoch);
+    }
+
+    #[test]
+    fn where_others_are_in_sync_they_lead() {
+        let image = cluster(&[(1, None), (2, None)]);
+        let assignments = vec![(0, vec![BrokerId(1), BrokerId(2)])];
+        let new = NewTopic { assignments, replication_factor: -1, ..topic("t", -1) };
+        let image = with_topics(&image, &[new]);
+        let image = apply(&image, &register_broker(&image, &registration(1)).unwrap().0);
+        let p = &image.topic("t").unwrap().partitions[0];
+        assert_eq!((p.leader, &p.isr[..], p.leader_epoch.0), (BrokerId(2), &[BrokerId(2)][..], 1));
+    }
+
+    #[test]
+    fn disks_belong_to_one_broker_for_good() {
+        let image = cluster(&[(1, None), (2, None)]);
+        let refused = |image: &MetadataImage, request: &Registration| {
+            let e = register_broker(image, request).unwrap_err();
+            (e.code, e.message)
+        };
+        let stolen = Registration { disk_uuid: registration(2).disk_uuid, ..registration(1) };
+        let (code, why) = refused(&image, &stolen);
+        assert_eq!(code, ErrorCode::DuplicateBrokerRegistration);
+        assert!(why.contains("belongs to broker 2"), "{why}");
+
+        let new_disk = DiskUuid(Uuid::from_u128(77));
+        let replaced = Registration { disk_uuid: new_disk, wal_disk_uuid: new_disk, ..registration(1) };
+        let image = apply(&image, &register_broker(&image, &replaced).unwrap().0);
+        let (_, why) = refused(&image, &registration(1));
+        assert!(why.contains("may not come back"), "{why}");
+
+        let mut id = super::super::testing::ids(1);
+        let only_here = NewTopic { assignments: vec![(0, vec![BrokerId(1)])], ..topic("t", -1) };
+        let image = apply(&image, &create_topics(&image, &[only_here], false, &mut id).0);
+        let (_, why) =
+            refused(&image, &Registration { wal_disk_uuid: DiskUuid(Uuid::from_u128(78)), ..replaced });
+        assert!(why.contains("only copy of 1 partitions"), "{why}");
+
+        let other = Registration { cluster_id: "d".to_string(), ..registration(1) };
+        assert_eq!(refused(&image, &other).0, ErrorCode::InconsistentClusterId);
+    }
 }

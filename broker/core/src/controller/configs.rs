@@ -152,10 +152,14 @@ pub fn incremental_alter_configs(
     })
 }
 
-/// AlterConfigs: what is not given is removed.
+/// All that is to be set on a resource, by name.
+pub type Replacement = Vec<(String, Option<String>)>;
+
+/// AlterConfigs: what is not given is removed. WAL profiles are definitions, not values: those that are not
+/// given are left alone.
 pub fn alter_configs(
     image: &MetadataImage,
-    requests: &[(ConfigResource, Vec<(String, Option<String>)>)],
+    requests: &[(ConfigResource, Replacement)],
     validate_only: bool,
 ) -> (Vec<MetadataRecord>, PerResource) {
     each_resource(image, requests, validate_only, |image, resource, given| {
@@ -321,5 +325,171 @@ fn exists(image: &MetadataImage, resource: &ConfigResource) -> Result<(), Contro
             format!("No broker with id {id} found."),
         )),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{apply, cluster, topic, with_topics};
+    use super::*;
+    use crate::metadata::config::{TimestampType, describe_broker_default};
+
+    fn op(name: &str, op: AlterOp, value: Option<&str>) -> ConfigOp {
+        ConfigOp { name: name.to_string(), op, value: value.map(str::to_string) }
+    }
+
+    fn set(name: &str, value: &str) -> ConfigOp {
+        op(name, AlterOp::Set, Some(value))
+    }
+
+    fn delete(name: &str) -> ConfigOp {
+        op(name, AlterOp::Delete, None)
+    }
+
+    fn t() -> ConfigResource {
+        ConfigResource::Topic("t".to_string())
+    }
+
+    fn image() -> MetadataImage {
+        with_topics(&cluster(&[(1, None)]), &[topic("t", 1)])
+    }
+
+    fn alter(
+        image: &MetadataImage,
+        resource: ConfigResource,
+        ops: &[ConfigOp],
+    ) -> Result<MetadataImage, (ErrorCode, String)> {
+        let (records, mut answers) = incremental_alter_configs(image, &[(resource, ops.to_vec())], false);
+        let answer = answers.remove(0).1;
+        answer.map(|()| apply(image, &records)).map_err(|e| (e.code, e.message))
+    }
+
+    #[test]
+    fn refusals_are_kafkas() {
+        let image = image();
+        let default = || ConfigResource::BrokerDefault;
+        use AlterOp::*;
+        use ErrorCode::*;
+        let cases = [
+            (t(), set("foo", "1"), InvalidConfig, "Unknown topic config name: foo"),
+            (t(), set("flush.ms", "1"), InvalidConfig, "flush.ms is a setting of Kafka that has no effect"),
+            (t(), set("segment.bytes", "2"), InvalidConfig, "Value must be at least 1048576"),
+            (
+                t(),
+                op("segment.bytes", Set, None),
+                InvalidRequest,
+                "Null value not supported for : segment.bytes",
+            ),
+            (t(), op("segment.bytes", Append, Some("2")), InvalidConfig, "Can't APPEND to key segment.bytes"),
+            (t(), op("cleanup.policy", Append, Some("compact")), InvalidConfig, "not compacted"),
+            (t(), op("cleanup.policy", Subtract, Some("delete")), InvalidConfig, "only delete is accepted"),
+            (
+                ConfigResource::Topic("u".into()),
+                set("segment.bytes", "2000000"),
+                UnknownTopicOrPartition,
+                "'u'",
+            ),
+            (
+                ConfigResource::Broker(BrokerId(9)),
+                set("message.max.bytes", "9"),
+                BrokerIdNotRegistered,
+                "id 9",
+            ),
+            (default(), set("num.partitions", "2"), InvalidRequest, "[num.partitions]"),
+            (default(), set("message.max.bytes", "x"), InvalidRequest, "Not a number"),
+            (default(), set("foo.bar", "x"), InvalidConfig, "Unknown broker config name: foo.bar"),
+            (default(), set("log.roll.ms", "1"), InvalidConfig, "no effect here yet"),
+            (default(), set("chronik.wal.profile", "none"), InvalidRequest, "no such WAL profile"),
+            (default(), set("chronik.wal.profile.x.size", "1"), InvalidRequest, "unknown WAL profile field"),
+            (default(), set("chronik.wal.profile.x", "1"), InvalidRequest, "set its fields"),
+            (
+                ConfigResource::Broker(BrokerId(1)),
+                set("chronik.wal.profile.x.ack", "durable"),
+                InvalidConfig,
+                "all brokers",
+            ),
+        ];
+        for (resource, op, code, words) in cases {
+            let (found, why) = alter(&image, resource, &[op]).unwrap_err();
+            assert!(found == code && why.contains(words), "{found:?} {why}, expected {code:?} {words}");
+        }
+        let twice = [set("segment.bytes", "2000000"), delete("segment.bytes")];
+        assert_eq!(alter(&image, t(), &twice).unwrap_err().0, InvalidRequest);
+        let (_, answers) = incremental_alter_configs(&image, &[(t(), vec![]), (t(), vec![])], false);
+        assert_eq!(answers[1].1.as_ref().unwrap_err().code, InvalidRequest);
+        assert!(config_resource(4, "x").is_err() && config_resource(8, "1").is_err());
+    }
+
+    #[test]
+    fn a_topics_value_wins_over_the_brokers() {
+        let image = image();
+        let of = |image: &MetadataImage| image.topic("t").unwrap().config.clone();
+        assert_eq!(of(&image).max_message_bytes, 1_048_588);
+        let image =
+            alter(&image, ConfigResource::BrokerDefault, &[set("message.max.bytes", "3000")]).unwrap();
+        assert_eq!(of(&image).max_message_bytes, 3000);
+        let own = ConfigResource::Broker(BrokerId(1));
+        let image = alter(&image, own, &[set("message.max.bytes", "2000")]).unwrap();
+        assert_eq!(of(&image).max_message_bytes, 2000);
+        let both = [set("max.message.bytes", "1000"), set("message.timestamp.type", "LogAppendTime")];
+        let image = alter(&image, t(), &both).unwrap();
+        assert_eq!(
+            (of(&image).max_message_bytes, of(&image).timestamp_type),
+            (1000, TimestampType::LogAppendTime)
+        );
+        let image = alter(&image, t(), &[delete("max.message.bytes"), delete("foo")]).unwrap();
+        assert_eq!(of(&image).max_message_bytes, 2000);
+
+        let given = vec![("segment.bytes".to_string(), Some("2000000".to_string()))];
+        let (records, answers) = alter_configs(&image, &[(t(), given)], false);
+        assert!(answers[0].1.is_ok());
+        let image = apply(&image, &records);
+        let set: Vec<&String> = image.config(&t()).unwrap().keys().collect();
+        assert_eq!(set, ["segment.bytes"], "what was not given is gone");
+    }
+
+    #[test]
+    fn profiles_are_defined_used_and_removed() {
+        let image = image();
+        let default = ConfigResource::BrokerDefault;
+        // Defined, made the default and used by a topic in one request.
+        let define = [
+            set("chronik.wal.profile", "bulk"),
+            set("chronik.wal.profile.bulk.policy", "hybrid"),
+            set("chronik.wal.profile.bulk.max.delay.us", "7000"),
+        ];
+        let requests = [(default.clone(), define.to_vec()), (t(), vec![set("chronik.wal.profile", "bulk")])];
+        let (records, answers) = incremental_alter_configs(&image, &requests, false);
+        assert!(answers.iter().all(|(_, r)| r.is_ok()), "{answers:?}");
+        let image = apply(&image, &records);
+        let config = image.topic("t").unwrap().config.clone();
+        assert_eq!((&*config.wal_profile_name, config.wal_profile.max_delay_us), ("bulk", 7000));
+        assert_eq!(config.wal_profile.max_queue_records, 50_000, "the rest is as in high");
+
+        // Altered live.
+        let image =
+            alter(&image, default.clone(), &[set("chronik.wal.profile.bulk.max.delay.us", "8000")]).unwrap();
+        assert_eq!(image.topic("t").unwrap().config.wal_profile.max_delay_us, 8000);
+        let described: Vec<String> = describe_broker_default(&image).into_iter().map(|e| e.name).collect();
+        assert!(described.contains(&"chronik.wal.profile.bulk.max.delay.us".to_string()), "{described:?}");
+
+        // Not removed while in use.
+        let remove = [delete("chronik.wal.profile.bulk")];
+        let (code, why) = alter(&image, default.clone(), &remove).unwrap_err();
+        assert!(code == ErrorCode::InvalidConfig && why.contains("in use by the brokers' default"), "{why}");
+        let with_default = [delete("chronik.wal.profile.bulk"), delete("chronik.wal.profile")];
+        let (_, why) = alter(&image, default.clone(), &with_default).unwrap_err();
+        assert!(why.contains("in use by topic t"), "{why}");
+        let image = alter(&image, t(), &[delete("chronik.wal.profile")]).unwrap();
+        let image = alter(&image, default.clone(), &with_default).unwrap();
+        assert!(image.wal_profile("bulk").is_none());
+        assert_eq!(&*image.topic("t").unwrap().config.wal_profile_name, "high");
+
+        // A built-in one is altered, and comes back.
+        let image =
+            alter(&image, default.clone(), &[set("chronik.wal.profile.high.max.delay.us", "5")]).unwrap();
+        assert_eq!(image.topic("t").unwrap().config.wal_profile.max_delay_us, 5);
+        let image = alter(&image, default, &[delete("chronik.wal.profile.high")]).unwrap();
+        assert_eq!(image.topic("t").unwrap().config.wal_profile.max_delay_us, 100_000);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::ids::{BrokerId, DiskUuid, TopicId, Uuid};
 use crate::metadata::{LocalConfig, MetadataImage, MetadataRecord};
 
-use super::{NewTopic, Registration, create_topics, register_broker, unfence_broker};
+use super::{NewTopic, Registration, create_topics, register_broker};
 
 pub fn registration(id: i32) -> Registration {
     let disk = DiskUuid(Uuid::from_u128(0xd15c_0000 + id as u128));
@@ -32,9 +32,7 @@ pub fn cluster(brokers: &[(i32, Option<&str>)]) -> MetadataImage {
     let mut image = apply(&MetadataImage::empty(Arc::new(local)), &founding);
     for (id, rack) in brokers {
         let request = Registration { rack: rack.map(str::to_string), ..registration(*id) };
-        let (records, epoch) = register_broker(&image, &request).unwrap();
-        image = apply(&image, &records);
-        image = apply(&image, &unfence_broker(&image, BrokerId(*id), epoch).unwrap().0);
+        image = apply(&image, &register_broker(&image, &request).unwrap().0);
     }
     image
 }

@@ -428,3 +428,137 @@ fn grow_topic(
     let numbers = i32::try_from(now).unwrap_or(i32::MAX)..;
     Ok(numbers.zip(partitions).map(|(number, p)| p.record(topic.id, number)).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{apply, cluster, ids, topic, with_topics};
+    use super::*;
+
+    fn refused(image: &MetadataImage, new: NewTopic) -> (ErrorCode, String) {
+        let (records, mut answers) = create_topics(image, &[new], false, &mut ids(1));
+        assert!(records.is_empty());
+        let e = answers.remove(0).1.unwrap_err();
+        (e.code, e.message)
+    }
+
+    fn assigned(assignments: &[(i32, &[i32])]) -> NewTopic {
+        let each =
+            |(number, replicas): &(i32, &[i32])| (*number, replicas.iter().copied().map(BrokerId).collect());
+        NewTopic { assignments: assignments.iter().map(each).collect(), ..topic("t", -1) }
+    }
+
+    #[test]
+    fn refusals_are_kafkas() {
+        let image = with_topics(&cluster(&[(1, None)]), &[topic("a.b", 1)]);
+        let config = |name: &str, value: Option<&str>| NewTopic {
+            configs: vec![(name.to_string(), value.map(str::to_string))],
+            ..topic("t", 1)
+        };
+        let factor = |replication_factor| NewTopic { replication_factor, ..topic("t", 1) };
+        use ErrorCode::*;
+        let cases = [
+            (topic("", 1), InvalidTopic, "the empty string is not allowed"),
+            (topic("..", 1), InvalidTopic, "'..' is not allowed"),
+            (topic(&"x".repeat(250), 1), InvalidTopic, "longer than the max allowed length 249"),
+            (topic("a b", 1), InvalidTopic, "other than ASCII alphanumerics"),
+            (topic("a.b", 1), TopicAlreadyExists, "Topic 'a.b' already exists."),
+            (topic("a_b", 1), InvalidTopic, "Topic 'a_b' collides with existing topic: a.b"),
+            (topic("t", 0), InvalidPartitions, "non-positive"),
+            (topic("t", -2), InvalidPartitions, "non-positive"),
+            (topic("t", 10_001), PolicyViolation, "Excessively large number of partitions per request."),
+            (factor(0), InvalidReplicationFactor, "larger than 0, or -1"),
+            (factor(3), InvalidReplicationFactor, "only 1 broker(s) are registered"),
+            (assigned(&[(0, &[7])]), InvalidReplicaAssignment, "broker 7, but no such broker"),
+            (assigned(&[(0, &[1, 1])]), InvalidReplicaAssignment, "the broker 1 more than once"),
+            (assigned(&[(0, &[1]), (2, &[1])]), InvalidReplicaAssignment, "consecutive 0-based"),
+            (assigned(&[(0, &[1]), (0, &[1])]), InvalidReplicaAssignment, "multiple manual partition"),
+            (assigned(&[(0, &[])]), InvalidReplicaAssignment, "an empty replica list"),
+            (
+                NewTopic { num_partitions: 1, ..assigned(&[(0, &[1])]) },
+                InvalidRequest,
+                "numPartitions was not",
+            ),
+            (config("foo", Some("1")), InvalidConfig, "Unknown topic config name: foo"),
+            (config("segment.bytes", Some("1")), InvalidConfig, "must be at least 1048576"),
+            (config("segment.bytes", None), InvalidConfig, "Null value not supported"),
+            (config("chronik.wal.profile", Some("none")), InvalidConfig, "no such WAL profile"),
+            (config("retention.ms", Some("1000")), InvalidConfig, "nothing is deleted by age"),
+        ];
+        for (new, code, words) in cases {
+            let (found, why) = refused(&image, new);
+            assert!(found == code && why.contains(words), "{found:?} {why}, expected {code:?} {words}");
+        }
+    }
+
+    #[test]
+    fn one_request_is_judged_topic_by_topic() {
+        let image = cluster(&[(1, None)]);
+        let request = [topic("x", 1), topic("twice", 1), topic("a_b", 2), topic("twice", 1), topic("a.b", 1)];
+        let (records, answers) = create_topics(&image, &request, false, &mut ids(1));
+        let codes: Vec<Option<ErrorCode>> =
+            answers.iter().map(|(_, r)| r.as_ref().err().map(|e| e.code)).collect();
+        let twice = Some(ErrorCode::InvalidRequest);
+        assert_eq!(codes, [None, twice, None, twice, Some(ErrorCode::InvalidTopic)]);
+        let image = apply(&image, &records);
+        let names: Vec<&str> = image.topics().map(|t| &*t.name).collect();
+        assert_eq!(names, ["a_b", "x"]);
+        let (records, answers) = create_topics(&image, &[topic("new", 3)], true, &mut ids(9));
+        assert!(records.is_empty(), "validate only");
+        let created = answers[0].1.as_ref().unwrap();
+        assert_eq!((created.num_partitions, created.replication_factor), (3, 1));
+        assert!(created.configs.iter().any(|c| c.name == "segment.bytes"));
+    }
+
+    #[test]
+    fn topics_grow_but_never_shrink() {
+        let image = with_topics(&cluster(&[(1, None)]), &[topic("t", 2)]);
+        let grow = |name: &str, count, given: Option<&[&[i32]]>| {
+            let each = |r: &&[i32]| r.iter().copied().map(BrokerId).collect();
+            let assignments = given.map(|g| g.iter().map(each).collect());
+            let request = [NewPartitions { name: name.to_string(), count, assignments }];
+            let (records, mut answers) = create_partitions(&image, &request, false);
+            answers.remove(0).1.map(|()| records).map_err(|e| (e.code, e.message))
+        };
+        use ErrorCode::*;
+        let cases = [
+            (grow("t", 2, None), InvalidPartitions, "Topic already has 2 partition(s)."),
+            (grow("t", -1, None), InvalidPartitions, "has 2 partition(s); -1 would not be an increase."),
+            (grow("u", 3, None), UnknownTopicOrPartition, "does not host"),
+            (grow("t", 4, Some(&[&[1]])), InvalidReplicaAssignment, "only 1 assignment(s)"),
+            (grow("t", 3, Some(&[&[9]])), InvalidReplicaAssignment, "broker 9"),
+            (grow("t", 20_000, None), PolicyViolation, "Excessively large"),
+        ];
+        for (result, code, words) in cases {
+            let (found, why) = result.unwrap_err();
+            assert!(found == code && why.contains(words), "{found:?} {why}");
+        }
+        let grown = apply(&image, &grow("t", 5, None).unwrap());
+        assert_eq!(grown.topic("t").unwrap().partitions.len(), 5);
+    }
+
+    #[test]
+    fn topics_are_deleted_by_name_and_by_id() {
+        let image = with_topics(&cluster(&[(1, None)]), &[topic("t", 1), topic("u", 1)]);
+        let id = image.topic("u").unwrap().id;
+        let unknown = TopicId(crate::ids::Uuid::from_u128(5));
+        let name = |n: &str| TopicRef::Name(n.to_string());
+        let request = [name("t"), name("none"), TopicRef::Id(id), TopicRef::Id(unknown), name("u")];
+        let (records, answers) = delete_topics(&image, &request);
+        let codes: Vec<_> = answers.iter().map(|a| a.result.as_ref().err().map(|e| e.code)).collect();
+        use ErrorCode::*;
+        let expected =
+            [None, Some(UnknownTopicOrPartition), None, Some(UnknownTopicId), Some(InvalidRequest)];
+        assert_eq!(codes, expected);
+        assert_eq!(answers[2].name.as_deref(), Some("u"));
+        assert_eq!(apply(&image, &records).topic_count(), 0);
+    }
+
+    #[test]
+    fn topics_are_created_on_demand_with_the_defaults() {
+        let image = cluster(&[(1, None)]);
+        let names = ["t".to_string()];
+        let (records, answers) = auto_create_topics(&image, &names, &mut ids(1));
+        assert!(answers[0].1.is_ok());
+        assert_eq!(apply(&image, &records).topic("t").unwrap().partitions.len(), 1);
+    }
+}

@@ -282,6 +282,7 @@ impl<'a> MetadataDelta<'a> {
             }
             next.topics.insert_mut(topic.name.clone(), topic);
         }
+        changes.topic_configs_changed.sort_by(|a, b| a.name.cmp(&b.name));
         for id in topics_touched {
             changes.compare_topic(base.topic_by_id(id), next.topic_by_id(id));
         }

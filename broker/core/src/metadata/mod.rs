@@ -13,3 +13,6 @@ pub use config::{LocalConfig, TopicConfig};
 pub use delta::{Changes, MetadataDelta};
 pub use image::{BrokerRegistration, MetadataImage, PartitionImage, TopicImage};
 pub use record::{ConfigResource, Listener, MetadataRecord, SecurityProtocol};
+
+#[cfg(test)]
+mod tests;

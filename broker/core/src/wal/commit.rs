@@ -220,7 +220,7 @@ impl<C: Clone, B: AsMut<[u8]>> GroupCommit<C, B> {
             entry.profile = 0;
         }
         let lane = &mut self.lanes[entry.profile];
-        lane.load.waiting_records += u64::from(entry.records.max(1));
+        lane.load.waiting_records += u64::from(entry.records);
         lane.load.waiting_bytes += entry.body.len() as u64;
         lane.oldest_us.get_or_insert(now_us);
         self.queue.push_back(Waiting { entry, arrived_us: now_us });
@@ -283,7 +283,7 @@ impl<C: Clone, B: AsMut<[u8]>> GroupCommit<C, B> {
         let mut bytes = 0;
         let mut oldest_us = now_us;
         while let Some(waiting) = self.queue.front() {
-            let (len, records) = (waiting.entry.body.len() as u64, u64::from(waiting.entry.records.max(1)));
+            let (len, records) = (waiting.entry.body.len() as u64, u64::from(waiting.entry.records));
             let profile = waiting.entry.profile;
             let at = tallies.iter().position(|t| t.profile == profile).unwrap_or_else(|| {
                 tallies.push(Tally { profile, entries: 0, records: 0, bytes: 0 });

@@ -17,7 +17,7 @@ use chronik_core::metadata::MetadataImage;
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::messages::fetch_request::FetchRequest;
 
-use super::{Api, Broker, Frame, FrameError, Reply, Request, text};
+use super::{Api, Broker, Frame, FrameError, Reply, Request, RequestPermit, text};
 use encode::{Endpoint, FetchAnswer, PartitionAnswer, encode};
 use read::{Pass, Reader, read_all};
 use session::{Asked, Context, PartitionKey, TopicKey, Wanted, answer};
@@ -26,10 +26,17 @@ pub use session::FetchSessions;
 
 pub const API: Api = Api { key: ApiKey::Fetch, min: 4, max: 18, serve: super::Serve::Call(serve) };
 
+/// A request may have to stand behind the long poll of another on its connection. Up to so many bytes, it
+/// holds no permit meanwhile; beyond, it answers for its memory.
+const SMALL: usize = 64 << 10;
+
 /// The first version that names topics by id.
 const BY_ID: i16 = 13;
 
 fn serve(mut request: Request) -> Reply {
+    if request.body.len() <= SMALL {
+        request.permit = RequestPermit::none();
+    }
     let body: FetchRequest = match request.decode() {
         Ok(body) => body,
         Err(close) => return close,

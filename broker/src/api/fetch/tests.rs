@@ -210,7 +210,7 @@ async fn a_request_waits_for_enough_and_holds_nothing() {
         ask(&fixture, 12, vec![part(0, 30), part(1, 30)]).with_max_wait_ms(600_000).with_min_bytes(1500);
     let released = Arc::new(AtomicBool::new(false));
     let permit = RequestPermit::new(Held(released.clone()));
-    let answer = tokio::spawn(settle(fixture.start_with(12, &request, permit)));
+    let answer = tokio::spawn(settle(fixture.start_with(12, &request, permit).await));
     let log = fixture.log("a", 0);
     while crate::api::partitions::PartitionReader::listeners(&*log).is_empty() {
         tokio::task::yield_now().await;
@@ -246,7 +246,7 @@ async fn a_request_waits_no_longer_than_it_said() {
 async fn a_deleted_topic_ends_the_wait() {
     let fixture = filled(1).await;
     let request = ask(&fixture, 12, vec![part(0, 30)]).with_max_wait_ms(600_000);
-    let answer = tokio::spawn(settle(fixture.start(12, &request)));
+    let answer = tokio::spawn(settle(fixture.start(12, &request).await));
     let log = fixture.log("a", 0);
     while crate::api::partitions::PartitionReader::listeners(&*log).is_empty() {
         tokio::task::yield_now().await;

@@ -120,6 +120,7 @@ fn at<T>(dir: &Path, result: io::Result<T>) -> Result<T, WalError> {
 /// A log that has been read and flushed, but is not written yet.
 pub struct Recovering {
     options: WalOptions,
+    checkpoint: WalPosition,
     pub recovered: Recovered,
 }
 
@@ -138,13 +139,13 @@ pub fn recover(
     if let Some((slot, place, e)) = &media.last_error {
         tracing::error!(file = %files::path_of(&options.dir, *slot).display(), at = place, "WAL read error: {e}");
     }
-    Ok(Recovering { options, recovered })
+    Ok(Recovering { options, checkpoint, recovered })
 }
 
 impl Recovering {
     /// Opens the next generation behind what was recovered and starts the thread.
     pub fn start(self, observer: Arc<dyn WalObserver>) -> Result<Wal, WalError> {
-        let Recovering { options, recovered } = self;
+        let Recovering { options, checkpoint, recovered } = self;
         let mut pool = Pool::new(options.file_bytes, options.max_files);
         pool.set_previous(recovered.previous);
         let lengths = at(&options.dir, files::list(&options.dir))?;
@@ -157,6 +158,8 @@ impl Recovering {
                 at(&options.dir, std::fs::remove_file(files::path_of(&options.dir, file.slot)))?;
             }
         }
+        // What the run before had recycled, and not written again, is free still.
+        pool.recycle(checkpoint);
         for slot in &recovered.blank {
             // Never trusted: an unreadable header may hide anything. Made anew when it is needed.
             at(&options.dir, std::fs::remove_file(files::path_of(&options.dir, *slot)))?;

@@ -4,9 +4,10 @@
 use std::io::{self, Read};
 
 use bytes::Bytes;
+use chronik_core::record_batch::{BatchHeader, HEADER_LEN};
 
 /// The most one batch may become when decompressed, in bytes.
-pub(super) const DECOMPRESSED_BYTES_MAX: u64 = 256 << 20;
+pub const DECOMPRESSED_BYTES_MAX: u64 = 256 << 20;
 
 /// Kafka's Java client frames snappy blocks with this header (xerial's format); librdkafka and
 /// others send one bare block.
@@ -17,7 +18,7 @@ const XERIAL_HEADER_BYTES: usize = 16;
 ///
 /// # Errors
 /// `InvalidData` for an unknown codec, broken input, or more than the cap.
-pub(super) fn decompress(codec: u8, data: &Bytes) -> io::Result<Bytes> {
+pub fn decompress(codec: u8, data: &Bytes) -> io::Result<Bytes> {
     match codec {
         0 => Ok(data.clone()),
         1 => drain(flate2::read::MultiGzDecoder::new(data.as_ref())),
@@ -27,6 +28,33 @@ pub(super) fn decompress(codec: u8, data: &Bytes) -> io::Result<Bytes> {
         other => Err(invalid(format!("unknown compression {other}"))),
     }
 }
+
+/// The same batch without compression, so that core's reader can walk its records. Its checksum is not that
+/// of its bytes any more.
+///
+/// # Errors
+/// As [`decompress`], and `InvalidData` when `batch` is shorter than a header.
+pub fn opened(batch: &Bytes) -> io::Result<Vec<u8>> {
+    let header = BatchHeader::parse(batch).map_err(|e| invalid(e.to_string()))?;
+    let end = header.size_in_bytes();
+    if batch.len() < end || end < HEADER_LEN {
+        return Err(invalid("a batch cut short"));
+    }
+    let records = decompress((header.attributes & CODEC_BITS) as u8, &batch.slice(HEADER_LEN..end))?;
+    let mut out = Vec::with_capacity(HEADER_LEN + records.len());
+    out.extend_from_slice(&batch[..HEADER_LEN]);
+    out.extend_from_slice(&records);
+    let length = (out.len() - LENGTH_COUNTS_FROM) as i32;
+    out[LENGTH_AT..LENGTH_AT + 4].copy_from_slice(&length.to_be_bytes());
+    let attributes = header.attributes & !CODEC_BITS;
+    out[ATTRIBUTES_AT..ATTRIBUTES_AT + 2].copy_from_slice(&attributes.to_be_bytes());
+    Ok(out)
+}
+
+const CODEC_BITS: i16 = 0x7;
+const LENGTH_AT: usize = 8;
+const LENGTH_COUNTS_FROM: usize = 12;
+const ATTRIBUTES_AT: usize = 21;
 
 fn drain(decoder: impl Read) -> io::Result<Bytes> {
     let mut out = Vec::new();

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"hash/crc32"
+	"slices"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Old on purpose: a broker that takes its own clock for the record's is found out.
+const baseTimestampMs = 1_700_000_000_000
+
+// pseudoRandomBytes are the top bytes of xorshift32: the same few lines in each language.
+func pseudoRandomBytes(seed uint32, count int) []byte {
+	state := max(seed, 1)
+	out := make([]byte, count)
+	for at := range out {
+		state ^= state << 13
+		state ^= state >> 17
+		state ^= state << 5
+		out[at] = byte(state >> 24)
+	}
+	return out
+}
+
+func timestampMs(partition, index int) int64 {
+	at := int64(baseTimestampMs + partition*1_000_000 + index*1000)
+	if index%5 == 3 {
+		at -= 5000
+	}
+	return at
+}
+
+// limited: written by a client that refuses null header values, or a record without key and value.
+func limited(topic string) bool {
+	return slices.ContainsFunc([]string{".kafkajs.", ".kafka-python.", ".aiokafka."}, func(name string) bool {
+		return strings.Contains(topic, name)
+	})
+}
+
+// expected is the record that ../README.md defines, without offset and timestamp.
+func expected(topic string, partition, index int) *kgo.Record {
+	seed := crc32.ChecksumIEEE(fmt.Appendf(nil, "%s/%d/%d", topic, partition, index))
+	r := &kgo.Record{Topic: topic, Partition: int32(partition)}
+	switch index % 5 {
+	case 1:
+		r.Key = []byte{}
+	case 2:
+		r.Key = fmt.Appendf(nil, "key-%d", index)
+	case 3:
+		r.Key = pseudoRandomBytes(seed, 16)
+	case 4:
+		r.Key = fmt.Appendf(nil, "ключ-%d", index)
+	}
+	switch index % 7 {
+	case 0:
+		r.Value = pseudoRandomBytes(seed, 256)
+	case 1:
+		r.Value = []byte{}
+	case 3:
+		r.Value = fmt.Appendf(nil, "value %d of %s/%d", index, topic, partition)
+	case 4:
+		r.Value = pseudoRandomBytes(seed, 1+int(seed%1000))
+	case 5:
+		r.Value = fmt.Appendf(nil, `{"i":%d}`, index)
+	case 6:
+		r.Value = pseudoRandomBytes(seed, 17)
+	}
+	if index == 10 {
+		r.Value = bytes.Repeat(pseudoRandomBytes(seed, 1000), 100)
+	}
+	switch index % 4 {
+	case 1:
+		r.Headers = []kgo.RecordHeader{{Key: "h", Value: []byte("1")}}
+	case 2:
+		r.Headers = []kgo.RecordHeader{
+			{Key: "trace", Value: pseudoRandomBytes(seed, 8)}, {Key: "empty", Value: []byte{}},
+		}
+	case 3:
+		r.Headers = []kgo.RecordHeader{
+			{Key: "twice", Value: []byte("a")}, {Key: "twice", Value: []byte("b")}, {Key: "twice", Value: []byte("a")},
+		}
+	}
+	if limited(topic) {
+		if r.Key == nil && r.Value == nil {
+			r.Value = []byte{}
+		}
+	} else if index%4 == 2 {
+		r.Headers = append(r.Headers, kgo.RecordHeader{Key: "null"})
+	}
+	return r
+}
+
+// sameBytes tells null from empty, which bytes.Equal does not.
+func sameBytes(a, b []byte) bool {
+	return (a == nil) == (b == nil) && bytes.Equal(a, b)
+}
+
+// compare says in what a record that was read differs from the expected one.
+func compare(have *kgo.Record, index int) error {
+	want := expected(have.Topic, int(have.Partition), index)
+	differs := func(field string, a, b any) error {
+		return fmt.Errorf("%s/%d record %d: %s is %.300s, expected %.300s",
+			have.Topic, have.Partition, index, field, fmt.Sprintf("%#v", a), fmt.Sprintf("%#v", b))
+	}
+	switch at := timestampMs(int(have.Partition), index); {
+	case have.Offset != int64(index):
+		return differs("offset", have.Offset, index)
+	case have.Timestamp.UnixMilli() != at:
+		return differs("timestamp", have.Timestamp.UnixMilli(), at)
+	case !sameBytes(have.Key, want.Key):
+		return differs("key", have.Key, want.Key)
+	case !sameBytes(have.Value, want.Value):
+		return differs("value", have.Value, want.Value)
+	}
+	same := slices.EqualFunc(have.Headers, want.Headers, func(a, b kgo.RecordHeader) bool {
+		return a.Key == b.Key && sameBytes(a.Value, b.Value)
+	})
+	if !same {
+		return differs("headers", have.Headers, want.Headers)
+	}
+	return nil
+}
+
+// offsetForTime is the first offset, in the log's order, whose timestamp is at least t; -1 if there is none.
+func offsetForTime(partition, records int, t int64) int64 {
+	for i := range records {
+		if timestampMs(partition, i) >= t {
+			return int64(i)
+		}
+	}
+	return -1
+}

@@ -1,0 +1,230 @@
+// kafkajs. What the program does: ../README.md
+//
+// kafkajs has no consumer that is assigned its partitions: the only one joins a group. So `read` drives what lies
+// under that consumer: its Cluster and Broker for Metadata and Fetch, its decoder for the record batches (with its
+// codecs), and its Batch, which drops the records of a batch that lie before the offset asked for.
+
+const assert = require('node:assert')
+const { parseArgs } = require('node:util')
+const { Kafka, CompressionTypes, ConfigResourceTypes, logLevel } = require('kafkajs')
+const Cluster = require('kafkajs/src/cluster')
+const Batch = require('kafkajs/src/consumer/batch')
+const ISOLATION_LEVEL = require('kafkajs/src/protocol/isolationLevel')
+const socketFactory = require('kafkajs/src/network/socketFactory')
+const { record, timestampMs, offsetForTime } = require('./records')
+
+const IN_ONE_REQUEST = 20
+const WAIT_MS = 30_000
+
+function parseArguments() {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      bootstrap: { type: 'string' },
+      partitions: { type: 'string', default: '1' },
+      first: { type: 'string', default: '0' },
+      records: { type: 'string', default: '0' },
+    },
+  })
+  const [command, ...topics] = positionals
+  const { bootstrap, partitions, first, records } = values
+  return { command, topics, bootstrap, partitions: Number(partitions), first: Number(first), records: Number(records) }
+}
+
+async function create(admin, args, topic) {
+  const topics = [{
+    topic,
+    numPartitions: args.partitions,
+    replicationFactor: 1,
+    configEntries: [{ name: 'retention.ms', value: '-1' }],
+  }]
+  assert.strictEqual(await admin.createTopics({ topics }), true, `${topic} is not new`)
+  assert.strictEqual(await admin.createTopics({ topics }), false, `${topic} was created twice`)
+}
+
+async function write(kafka, args) {
+  const admin = kafka.admin()
+  await admin.connect()
+  for (const topic of args.topics) {
+    if (args.first === 0) await create(admin, args, topic)
+    const mode = topic.split('.').pop()
+    assert(['plain', 'idempotent', 'gzip'].includes(mode), `unknown way to write ${topic}`)
+    const idempotent = mode === 'idempotent'
+    const producer = kafka.producer({
+      idempotent,
+      allowAutoTopicCreation: false,
+      createPartitioner: () => ({ message }) => message.partition,
+    })
+    await producer.connect()
+    for (let index = args.first; index < args.first + args.records; index += IN_ONE_REQUEST) {
+      const end = Math.min(index + IN_ONE_REQUEST, args.first + args.records)
+      const messages = []
+      for (let partition = 0; partition < args.partitions; partition++) {
+        for (let i = index; i < end; i++) messages.push({ partition, ...record(topic, partition, i) })
+      }
+      const acked = await producer.sendBatch({
+        acks: idempotent ? -1 : 1,
+        compression: mode === 'gzip' ? CompressionTypes.GZIP : CompressionTypes.None,
+        topicMessages: [{ topic, messages }],
+      })
+      assert.strictEqual(acked.length, args.partitions)
+      for (const { partition, baseOffset } of acked) {
+        assert.strictEqual(baseOffset, String(index), `${topic}/${partition}: acknowledged at another offset`)
+      }
+    }
+    await producer.disconnect()
+  }
+  await admin.disconnect()
+}
+
+async function connectCluster(kafka, args) {
+  const cluster = new Cluster({
+    logger: kafka.logger(),
+    socketFactory: socketFactory(),
+    brokers: [args.bootstrap],
+    clientId: 'kafkajs-assigned',
+    connectionTimeout: 10_000,
+    metadataMaxAge: 300_000,
+    allowAutoTopicCreation: false,
+    maxInFlightRequests: null,
+    isolationLevel: ISOLATION_LEVEL.READ_COMMITTED,
+  })
+  await cluster.connect()
+  await cluster.addMultipleTargetTopics(args.topics)
+  return cluster
+}
+
+// One fetch from each leader, for all `positions` ({topic, partition, offset}) it leads; yields kafkajs's batches.
+async function* fetchOnce(cluster, positions) {
+  const byLeader = new Map()
+  for (const at of positions) {
+    const [leader] = Object.keys(cluster.findLeaderForPartitions(at.topic, [at.partition]))
+    byLeader.set(leader, [...(byLeader.get(leader) ?? []), at])
+  }
+  for (const [nodeId, led] of byLeader) {
+    const broker = await cluster.findBroker({ nodeId })
+    const { responses } = await broker.fetch({
+      replicaId: -1,
+      isolationLevel: ISOLATION_LEVEL.READ_COMMITTED,
+      maxWaitTime: 1000,
+      topics: led.map(({ topic, partition, offset }) => ({
+        topic,
+        // Small, so that a partition takes several fetches and one batch is larger than the limit.
+        partitions: [{ partition, fetchOffset: String(offset), maxBytes: 16384 }],
+      })),
+    })
+    for (const { topicName, partitions } of responses) {
+      for (const data of partitions) {
+        const asked = led.find(at => at.topic === topicName && at.partition === data.partition)
+        assert(asked, `${topicName}/${data.partition} was not asked for`)
+        yield [asked, new Batch(topicName, String(asked.offset), data)]
+      }
+    }
+  }
+}
+
+async function read(kafka, args) {
+  const cluster = await connectCluster(kafka, args)
+  const positions = args.topics.flatMap(topic =>
+    Array.from({ length: args.partitions }, (_, partition) => ({ topic, partition, offset: 0 })))
+  const deadline = Date.now() + WAIT_MS
+  for (let missing = positions; missing.length > 0; missing = positions.filter(at => at.offset < args.records)) {
+    assert(Date.now() < deadline, `not all records within the time: ${JSON.stringify(missing)}`)
+    for await (const [at, batch] of fetchOnce(cluster, missing)) {
+      for (const { offset, timestamp, key, value, headers } of batch.messages) {
+        const where = `${at.topic}/${at.partition} record ${at.offset}`
+        assert(at.offset < args.records, `${where}: more than expected`)
+        const want = record(at.topic, at.partition, at.offset)
+        assert.deepStrictEqual({ offset, timestamp, key, value, headers }, want, where)
+        at.offset++
+      }
+    }
+  }
+  await checkOffsets(kafka, args)
+  await checkErrors(kafka, cluster, args)
+  await cluster.disconnect()
+}
+
+async function checkOffsets(kafka, args) {
+  const admin = kafka.admin()
+  await admin.connect()
+  for (const topic of args.topics) {
+    const offsets = await admin.fetchTopicOffsets(topic)
+    assert.strictEqual(offsets.length, args.partitions)
+    for (const { partition, low, high } of offsets) {
+      assert.deepStrictEqual([low, high], ['0', String(args.records)], `offsets of ${topic}/${partition}`)
+    }
+    // Times before, amid and after the records; kafkajs answers the end offset where no record is as late.
+    for (const time of [1, timestampMs(0, args.records / 2), timestampMs(args.partitions, args.records)]) {
+      for (const { partition, offset } of await admin.fetchTopicOffsetsByTimestamp(topic, time)) {
+        const want = String(offsetForTime(partition, args.records, time) ?? args.records)
+        assert.strictEqual(offset, want, `offset of ${topic}/${partition} for time ${time}`)
+      }
+    }
+  }
+  await admin.disconnect()
+}
+
+async function checkErrors(kafka, cluster, args) {
+  const beyond = { topic: args.topics[0], partition: 0, offset: args.records + 1000 }
+  await assert.rejects(fetchOnce(cluster, [beyond]).next(), { type: 'OFFSET_OUT_OF_RANGE' })
+  const admin = kafka.admin()
+  await admin.connect()
+  const unknown = [`${args.topics[0]}.no-such-topic`]
+  await assert.rejects(admin.fetchTopicMetadata({ topics: unknown }), { type: 'UNKNOWN_TOPIC_OR_PARTITION' })
+  await admin.disconnect()
+}
+
+// Kafka's metadata may be answered from just before a change that it has acknowledged.
+async function eventually(holds, complaint) {
+  const deadline = Date.now() + WAIT_MS
+  while (!(await holds())) assert(Date.now() < deadline, complaint)
+}
+
+// The Admin API by its classic requests: kafkajs is the one client here that still sends AlterConfigs, which replaces
+// all settings of a topic.
+async function adminApi(kafka, args) {
+  const [topic] = args.topics
+  const admin = kafka.admin()
+  await admin.connect()
+  const setting = async name => {
+    const resources = [{ type: ConfigResourceTypes.TOPIC, name: topic, configNames: [name] }]
+    const described = await admin.describeConfigs({ resources })
+    return described.resources[0].configEntries[0].configValue
+  }
+  const configEntries = [{ name: 'message.timestamp.type', value: 'LogAppendTime' }]
+  await admin.createTopics({ topics: [{ topic, numPartitions: 1, configEntries }] })
+  await eventually(async () => (await admin.listTopics()).includes(topic), `${topic} is not listed`)
+  assert.strictEqual(await setting('message.timestamp.type'), 'LogAppendTime')
+  const altered = [{ name: 'max.message.bytes', value: '50000' }]
+  await admin.alterConfigs({ resources: [{ type: ConfigResourceTypes.TOPIC, name: topic, configEntries: altered }] })
+  assert.strictEqual(await setting('max.message.bytes'), '50000')
+  assert.strictEqual(await setting('message.timestamp.type'), 'CreateTime', 'AlterConfigs left a setting')
+
+  await admin.createPartitions({ topicPartitions: [{ topic, count: 3 }] })
+  const { topics } = await admin.fetchTopicMetadata({ topics: [topic] })
+  const cluster = await admin.describeCluster()
+  assert.strictEqual(topics[0].partitions.length, 3)
+  for (const { leader, replicas, isr } of topics[0].partitions) {
+    assert(cluster.brokers.some(({ nodeId }) => nodeId === leader), `leader ${leader} is no broker`)
+    assert.deepStrictEqual([replicas, isr], [[leader], [leader]])
+  }
+  await admin.deleteTopics({ topics: [topic] })
+  await eventually(async () => !(await admin.listTopics()).includes(topic), `${topic} is still listed`)
+  await admin.disconnect()
+}
+
+async function main() {
+  const args = parseArguments()
+  const kafka = new Kafka({ clientId: 'chronik-test', brokers: [args.bootstrap], logLevel: logLevel.NOTHING })
+  const commands = { write, read, admin: adminApi }
+  assert(args.command in commands, `unknown command ${args.command}`)
+  await commands[args.command](kafka, args)
+  const count = args.topics.length * args.partitions * args.records
+  console.log(args.command === 'admin' ? 'admin: done' : `${args.command}: ${count} records of ${args.topics.length} topics`)
+}
+
+main().catch(error => {
+  console.error('MISMATCH:', error)
+  process.exit(1)
+})

@@ -1,0 +1,97 @@
+"""aiokafka: asyncio, with the codec that needs no further package (gzip)."""
+
+import asyncio
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import OffsetOutOfRangeError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+
+import records as r
+
+TIMEOUT_S = 30
+
+
+async def create(args, admin, topic):
+    async def once():
+        new = NewTopic(topic, args.partitions, 1, topic_configs=r.TOPIC_CONFIG)
+        answer = await admin.create_topics([new])
+        return [for_code(code) for _, code, *_ in answer.topic_errors]
+
+    errors = [(await once())[0], (await once())[0]]
+    r.check(errors[0].errno == 0, topic, "create:", errors[0])
+    r.check(errors[1] is TopicAlreadyExistsError, topic, "create again:", errors[1])
+
+
+async def write(args):
+    admin = AIOKafkaAdminClient(bootstrap_servers=args.bootstrap)
+    await admin.start()
+    for topic in args.topics:
+        if args.first == 0:
+            await create(args, admin, topic)
+        idempotent, codec = r.how(topic)
+        async with AIOKafkaProducer(
+            bootstrap_servers=args.bootstrap,
+            enable_idempotence=idempotent,
+            acks="all" if idempotent else 1,
+            compression_type=codec,
+            linger_ms=5,
+        ) as producer:
+            sent = {}
+            for partition, index in r.indexes(args):
+                want = r.record(topic, partition, index)
+                sent[partition, index] = await producer.send(
+                    topic, want.value, want.key, partition, want.timestamp, want.headers)
+            for (partition, index), future in sent.items():
+                got = await asyncio.wait_for(future, TIMEOUT_S)
+                # Its timestamp is not looked at: aiokafka hands out that of the batch's first record.
+                r.check((got.partition, got.offset) == (partition, index),
+                        f"{topic}/{partition} record {index} acknowledged as", got)
+    await admin.close()
+
+
+async def read(args):
+    async with AIOKafkaConsumer(
+        bootstrap_servers=args.bootstrap,
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        fetch_max_wait_ms=100,  # questions about offsets wait behind the long poll on the same connection
+    ) as reader:
+        assigned = [TopicPartition(topic, partition) for topic, partition in r.partitions(args)]
+        reader.assign(assigned)
+        for at in assigned:
+            reader.seek(at, 0)
+        records = r.Reader(args)
+        while records.missing:
+            polled = await reader.getmany(timeout_ms=TIMEOUT_S * 1000)
+            for at, messages in (polled or records.wait_is_over()).items():
+                for m in messages:
+                    records.take(*at, r.Record(m.offset, m.timestamp, m.key, m.value, list(m.headers)))
+
+        earliest, latest = await reader.beginning_offsets(assigned), await reader.end_offsets(assigned)
+        for_times = [
+            await reader.offsets_for_times({at: time(at.partition, args.records) for at in assigned})
+            for time in r.TIMES.values()
+        ]
+        for at in assigned:
+            offsets = [answers[at] and answers[at].offset for answers in for_times]
+            r.check_offsets(*at, args.records, earliest[at], latest[at], offsets)
+
+        at = TopicPartition(args.topics[0], 0)
+        reader.assign([at])
+        reader.seek(at, args.records + 1000)
+        try:
+            r.check(False, "a fetch beyond the end gave", await asyncio.wait_for(reader.getone(), TIMEOUT_S))
+        except OffsetOutOfRangeError:
+            pass
+
+    # Not by asking for its metadata: that would create it.
+    admin = AIOKafkaAdminClient(bootstrap_servers=args.bootstrap)
+    await admin.start()
+    answer = await admin.delete_topics([r.unknown_topic(args)])
+    (_, code), = answer.topic_error_codes
+    r.check(for_code(code) is UnknownTopicOrPartitionError, "deleting an unknown topic gave", answer)
+    await admin.close()
+
+
+r.run(lambda args: asyncio.run(write(args) if args.command == "write" else read(args)))

@@ -1,0 +1,112 @@
+"""librdkafka, through confluent-kafka."""
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+import records as r
+
+TIMEOUT_S = 30
+
+
+def create(args, admin, topic):
+    def once():
+        new = NewTopic(topic, num_partitions=args.partitions, replication_factor=1, config=r.TOPIC_CONFIG)
+        admin.create_topics([new])[topic].result(TIMEOUT_S)
+
+    once()
+    try:
+        once()
+    except KafkaException as error:
+        code = error.args[0].code()
+        r.check(code == KafkaError.TOPIC_ALREADY_EXISTS, "created twice:", error)
+    else:
+        r.check(False, topic, "was created twice")
+
+
+def write(args):
+    admin = AdminClient({"bootstrap.servers": args.bootstrap})
+    for topic in args.topics:
+        if args.first == 0:
+            create(args, admin, topic)
+        idempotent, codec = r.how(topic)
+        producer = Producer({
+            "bootstrap.servers": args.bootstrap,
+            "enable.idempotence": idempotent,
+            "acks": "all" if idempotent else "1",
+            "compression.type": codec or "none",
+            "linger.ms": 5,
+            # Else a retry, as on a new topic that has no leader yet, would reorder the records.
+            "max.in.flight": 5 if idempotent else 1,
+        })
+        acked = {}
+
+        def delivered(error, message):
+            r.check(error is None, topic, error)
+            acked[message.partition(), message.offset()] = message.timestamp()[1]
+
+        for partition, index in r.indexes(args):
+            want = r.record(topic, partition, index)
+            producer.produce(topic, want.value, want.key, partition, on_delivery=delivered,
+                             timestamp=want.timestamp, headers=want.headers)
+        r.check(producer.flush(TIMEOUT_S) == 0, topic, "records not delivered in time")
+        expected = {(p, i): r.timestamp_ms(p, i) for p, i in r.indexes(args)}
+        r.check(acked == expected, topic, "acknowledged:", acked)
+
+
+def consumer(args, **settings):
+    # librdkafka wants a group.id for its rebalance API; nothing here joins the group or commits to it.
+    return Consumer({
+        "bootstrap.servers": args.bootstrap,
+        "group.id": "unused",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",
+        # Small, so that a partition takes several fetches and one batch is larger than the limit.
+        "fetch.message.max.bytes": 16384,
+        **settings,
+    })
+
+
+def poll(reader):
+    message = reader.poll(TIMEOUT_S)
+    if message is not None and message.error():
+        raise KafkaException(message.error())
+    return message
+
+
+def read(args):
+    reader = consumer(args)
+    reader.assign([TopicPartition(topic, partition, 0) for topic, partition in r.partitions(args)])
+    records = r.Reader(args)
+    while records.missing:
+        m = poll(reader)
+        if m is None:  # not `not m`: a message's length is its value's, and may be 0
+            records.wait_is_over()
+        record = r.Record(m.offset(), m.timestamp()[1], m.key(), m.value(), m.headers() or [])
+        records.take(m.topic(), m.partition(), record)
+
+    # Else each question would wait behind a long poll on the same connection.
+    reader.unassign()
+    for_times = []
+    for time in r.TIMES.values():
+        asked = [TopicPartition(t, p, time(p, args.records)) for t, p in r.partitions(args)]
+        answers = reader.offsets_for_times(asked, TIMEOUT_S)
+        # Negative (librdkafka's "end") for a time after the last record.
+        for_times.append({(a.topic, a.partition): a.offset if a.offset >= 0 else None for a in answers})
+    for at in r.partitions(args):
+        earliest, latest = reader.get_watermark_offsets(TopicPartition(*at), TIMEOUT_S)
+        r.check_offsets(*at, args.records, earliest, latest, [answers[at] for answers in for_times])
+
+    reader.assign([TopicPartition(args.topics[0], 0, args.records + 1000)])
+    try:
+        r.check(False, "a fetch beyond the end gave", poll(reader))
+    except KafkaException as error:
+        r.check(error.args[0].code() == KafkaError._AUTO_OFFSET_RESET, "beyond the end:", error)
+        r.check("out of range" in str(error).lower(), "beyond the end:", error)
+
+    metadata = reader.list_topics(r.unknown_topic(args), TIMEOUT_S).topics[r.unknown_topic(args)]
+    r.check(metadata.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART, "unknown topic:", metadata.error)
+    reader.close()
+
+
+r.run(lambda args: write(args) if args.command == "write" else read(args))
