@@ -16,7 +16,7 @@ use clap::Parser;
 #[derive(Parser)]
 struct Args {
     /// How many seeds to run.
-    #[arg(long, default_value_t = 12_000)]
+    #[arg(long, default_value_t = 10_000)]
     seeds: u64,
     /// The first of them.
     #[arg(long, default_value_t = 0)]
