@@ -60,6 +60,9 @@ pub struct Opened {
 /// Reads checkpoint and write-ahead log.
 pub fn open(data_dir: &Path, options: WalOptions) -> Result<Opened, OpenError> {
     let path = data_dir.join(CHECKPOINT_FILE);
+    // A checkpoint that was renamed but whose name a power cut could still take back must not be built upon.
+    wal::files::sync_dir(data_dir)
+        .map_err(|source| OpenError::Io { path: data_dir.to_path_buf(), source })?;
     let bytes = durable::read(data_dir, CHECKPOINT_FILE);
     let bytes = bytes.map_err(|source| OpenError::Io { path: path.clone(), source })?;
     let decoded = bytes.as_deref().map(Checkpoint::decode).transpose();

@@ -101,6 +101,11 @@ impl Segments {
         self.segments.values().map(|s| s.state.clone()).collect()
     }
 
+    /// The offset behind the last synced batch; 0 without one.
+    pub fn end(&self) -> Offset {
+        self.segments.values().next_back().map_or(0, |s| s.state.end_offset)
+    }
+
     /// Appends whole batches behind everything written so far. Nothing counts before [`Segments::sync`].
     pub fn append(
         &mut self,
@@ -357,6 +362,7 @@ mod tests {
         let mut segments = filled(dir.path());
         segments.append(&batch(100, 10), 100, 101, 1100, 100_000).unwrap();
         assert!(segments.find(100).unwrap().is_none());
+        assert_eq!(segments.end(), 100);
         segments.abandon();
         let place = segments.find(0).unwrap().unwrap();
         let file = OpenOptions::new().write(true).open(&place.path).unwrap();

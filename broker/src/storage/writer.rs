@@ -124,10 +124,12 @@ impl SegmentWriter {
             return Ok(());
         }
         let segment_bytes = u64::try_from(partition.settings().topic.segment_bytes).unwrap_or(1 << 30);
-        let (mut next, mut producers) = {
-            let producers = partition.on_disk().producers.clone();
-            (partition.state().log.segment_end(), producers)
+        // An attempt that failed behind a roll has left batches synced that the log does not know of yet.
+        let (mut producers, synced_end) = {
+            let on_disk = partition.on_disk();
+            (on_disk.producers.clone(), on_disk.segments.end())
         };
+        let mut next = partition.state().log.segment_end();
         loop {
             let started = Instant::now();
             let runs = partition.runs_from(next, CHUNK_BYTES);
@@ -146,8 +148,10 @@ impl SegmentWriter {
                 for (header, _) in Batches::new(&bytes, Crc::Skip).flatten() {
                     producers.apply(&header, header.max_timestamp);
                 }
-                let mut on_disk = partition.on_disk();
-                on_disk.segments.append(&bytes, first, end, run.max_timestamp, segment_bytes)?;
+                if first >= synced_end {
+                    let mut on_disk = partition.on_disk();
+                    on_disk.segments.append(&bytes, first, end, run.max_timestamp, segment_bytes)?;
+                }
                 next = end;
             }
             if !stop {
