@@ -53,7 +53,7 @@ fn run(data: &[u8]) {
         if let Ok(opened) = compression::opened(&batch)
             && let Ok(records) = RecordIter::new(&opened)
         {
-            records.take(10_000).for_each(|r| drop(r.is_ok()));
+            records.take(10_000).count();
         }
     }
     let bytes = Bytes::from(data);

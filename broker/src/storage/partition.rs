@@ -290,8 +290,8 @@ impl Partition {
     /// The oldest position of the WAL that holds what is in no synced segment.
     pub(super) fn oldest_needed(&self) -> Option<WalPosition> {
         let state = self.state();
-        let segment_end = state.log.segment_end();
-        state.log.tail().runs().find(|run| run.last_offset >= segment_end).map(|run| run.span.position)
+        let tail = state.log.tail();
+        tail.from(state.log.segment_end().max(tail.start())).next().map(|run| run.span.position)
     }
 
     /// Durable runs that are in no synced segment, from `from` on, at most about `max_bytes`.
@@ -299,7 +299,8 @@ impl Partition {
         let state = self.state();
         let mut bytes = 0;
         let mut runs = Vec::new();
-        for run in state.log.tail().runs().filter(|run| run.base_offset >= from) {
+        let tail = state.log.tail();
+        for run in tail.from(from.max(tail.start())) {
             runs.push(run.clone());
             bytes += run.span.len as usize;
             if bytes >= max_bytes {

@@ -124,6 +124,7 @@ impl SegmentWriter {
             return Ok(());
         }
         let segment_bytes = u64::try_from(partition.settings().topic.segment_bytes).unwrap_or(1 << 30);
+        let chunk_bytes = CHUNK_BYTES.min(usize::try_from(segment_bytes / 2).unwrap_or(CHUNK_BYTES)).max(1);
         // An attempt that failed behind a roll has left batches synced that the log does not know of yet.
         let (mut producers, synced_end) = {
             let on_disk = partition.on_disk();
@@ -132,10 +133,14 @@ impl SegmentWriter {
         let mut next = partition.state().log.segment_end();
         loop {
             let started = Instant::now();
-            let runs = partition.runs_from(next, CHUNK_BYTES);
+            let runs = partition.runs_from(next, chunk_bytes);
             if runs.is_empty() {
                 break;
             }
+            // One write for the chunk: a run may be no larger than a record.
+            let mut joined = Vec::with_capacity(chunk_bytes);
+            let mut first = None;
+            let mut max_timestamp = -1;
             for run in runs {
                 let bytes = match run.bytes {
                     Some(bytes) => bytes,
@@ -143,16 +148,19 @@ impl SegmentWriter {
                         io::Error::other(format!("WAL position {} was recycled too early", run.span.position))
                     })?,
                 };
-                let first = run.base_offset;
-                let end = run.last_offset + 1;
                 for (header, _) in Batches::new(&bytes, Crc::Skip).flatten() {
                     producers.apply(&header, header.max_timestamp);
                 }
-                if first >= synced_end {
-                    let mut on_disk = partition.on_disk();
-                    on_disk.segments.append(&bytes, first, end, run.max_timestamp, segment_bytes)?;
+                next = run.last_offset + 1;
+                if run.base_offset >= synced_end {
+                    first.get_or_insert(run.base_offset);
+                    max_timestamp = run.max_timestamp.max(max_timestamp);
+                    joined.extend_from_slice(&bytes);
                 }
-                next = end;
+            }
+            if let Some(first) = first {
+                let mut on_disk = partition.on_disk();
+                on_disk.segments.append(&joined, first, next, max_timestamp, segment_bytes)?;
             }
             if !stop {
                 self.rest(started.elapsed());
