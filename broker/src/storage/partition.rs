@@ -4,7 +4,6 @@
 //! less than a microsecond and never across an await.
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -394,9 +393,4 @@ impl WalClient for Partition {
     fn failed(self: Arc<Self>) {
         self.close(Closed::Failed);
     }
-}
-
-/// An I/O error as a partition's error.
-pub(super) fn storage_error(e: &io::Error) -> String {
-    e.to_string()
 }

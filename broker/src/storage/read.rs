@@ -12,7 +12,7 @@ use chronik_core::log::{
 };
 use chronik_core::record_batch::{BatchError, BatchHeader, Batches, Compression, Crc, RecordIter};
 
-use super::partition::{Closed, Partition, State, storage_error};
+use super::partition::{Closed, Partition, State};
 use super::segments;
 use crate::api::partitions::{FoundOffset, Listeners, Offsets, PartitionReader, ReadBytes, ReadError};
 use crate::compression;
@@ -260,7 +260,7 @@ async fn blocking<T: Send + 'static>(
         Ok(Ok(done)) => Ok(done),
         Ok(Err(e)) => {
             tracing::error!("a read failed: {e}");
-            Err(ReadError::Storage(storage_error(&e)))
+            Err(ReadError::Storage(e.to_string()))
         }
         Err(e) => Err(ReadError::Storage(format!("a read was abandoned: {e}"))),
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::ids::{LeaderEpoch, Offset, TopicId, TopicIdPartition, WalPosition};
-use crate::log::{EpochStart, LeaderEpochs, ProducerStateMap, SnapshotError};
+use crate::log::{LeaderEpochs, ProducerStateMap, SnapshotError};
 
 const VERSION: u32 = 1;
 
@@ -160,11 +160,6 @@ impl PartitionState {
             return Ok(ProducerStateMap::new(self.segment_end, max_producers));
         }
         ProducerStateMap::decode(&self.producers, max_producers)
-    }
-
-    /// The epochs' starts, for showing.
-    pub fn epochs(&self) -> &[EpochStart] {
-        self.leader_epochs.entries()
     }
 }
 

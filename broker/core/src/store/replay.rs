@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::checkpoint::{Checkpoint, CheckpointError, PartitionState, SegmentState};
-use crate::ids::{LeaderEpoch, Offset, TopicIdPartition, WalPosition};
+use crate::ids::{Offset, TopicIdPartition, WalPosition};
 use crate::log::{LeaderEpochs, ProducerStateMap, Recovered, Run, WalSpan};
 use crate::record_batch::{Batches, Crc, NO_TIMESTAMP};
 use crate::wal::format::{EntryKind, Item};
@@ -254,9 +254,4 @@ impl Partition {
             salvaged: if whole { Vec::new() } else { self.runs },
         }
     }
-}
-
-/// The epoch that everything a partition replayed was written in, for showing.
-pub fn latest_epoch(log: &Recovered) -> Option<LeaderEpoch> {
-    log.leader_epochs.latest()
 }

@@ -184,10 +184,6 @@ impl<C: Clone, B: AsMut<[u8]>> GroupCommit<C, B> {
         }
     }
 
-    pub fn set_max_in_flight(&mut self, n: usize) {
-        self.max_in_flight = n.max(1);
-    }
-
     pub fn durable(&self) -> WalPosition {
         self.durable
     }

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use chronik_core::ids::{DiskUuid, WalPosition};
 use chronik_core::wal::commit::Tally;
-use chronik_core::wal::format::{self, BLOCK, Item};
+use chronik_core::wal::format::{self, Item};
 use chronik_core::wal::pool::Pool;
 use chronik_core::wal::profile::WalProfile;
 use chronik_core::wal::recovery::{self, Event, PlantedBugs, Recovered, RecoveryError};
@@ -267,9 +267,4 @@ impl Drop for Wal {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// A file length the log can use: whole blocks.
-pub fn is_valid_file_bytes(bytes: u64) -> bool {
-    bytes.is_multiple_of(BLOCK as u64)
 }
