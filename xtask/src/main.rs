@@ -1,9 +1,12 @@
 //! `cargo xtask`: the one entry to the project's tasks. CI calls the same commands.
 
 mod bench;
+mod charts;
 mod clients;
 mod crash;
+mod e2e;
 mod fuzz;
+mod images;
 mod shapes;
 mod test;
 
@@ -23,8 +26,14 @@ enum Task {
     Clients(clients::Args),
     /// Crash, power-loss and fault tests against the real broker.
     Crash(crash::Args),
+    /// Test all of it on a real Kubernetes.
+    E2e(e2e::Args),
     /// Generate the request guard's table of message shapes from Kafka's schemas.
     Shapes(shapes::Args),
+    /// Write the container images as OCI tar files, without a container engine.
+    Images(images::Args),
+    /// Write the tables of the charts' READMEs, or check charts and documents.
+    Charts(charts::Args),
     /// Fuzz the decoders with libFuzzer, on the stable toolchain.
     Fuzz(fuzz::Args),
 }
@@ -36,7 +45,10 @@ fn main() -> Result<()> {
         Task::Bench(args) => bench::run(&root, &args),
         Task::Clients(args) => clients::run(&root, &args),
         Task::Crash(args) => crash::run(&root, &args),
+        Task::E2e(args) => e2e::run(&root, &args),
         Task::Shapes(args) => shapes::run(&root, &args),
+        Task::Images(args) => images::run(&root, &args),
+        Task::Charts(args) => charts::run(&root, &args),
         Task::Fuzz(args) => fuzz::run(&root, &args),
     }
 }

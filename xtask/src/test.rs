@@ -23,7 +23,7 @@ struct Step {
     run: fn(&Path) -> Result<()>,
 }
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     Step { name: "format", what: "rustfmt finds nothing to change", run: format },
     Step { name: "lints", what: "clippy has nothing to say", run: lints },
     Step { name: "deny", what: "licences, sources and bans of all dependencies", run: deny },
@@ -34,6 +34,7 @@ const STEPS: [Step; 10] = [
     Step { name: "bench", what: "the bench and its yardstick, every byte verified", run: bench },
     Step { name: "clients", what: "Kafka's own clients, before and after restarts", run: clients },
     Step { name: "fuzz", what: "every decoder under libFuzzer, 10 s each", run: fuzz },
+    Step { name: "e2e", what: "operator, brokers and clients on a real Kubernetes", run: e2e },
 ];
 
 /// One set of packages and features for every build, so that nothing is compiled twice.
@@ -110,7 +111,8 @@ fn lints(root: &Path) -> Result<()> {
         "--deny",
         "warnings",
     ]))?;
-    xtask(root, &["shapes", "--check"])
+    xtask(root, &["shapes", "--check"])?;
+    xtask(root, &["charts", "--check"])
 }
 
 /// The advisory database is fetched from its repository: where that cannot be reached, the rest is checked.
@@ -205,4 +207,10 @@ fn clients(root: &Path) -> Result<()> {
 
 fn fuzz(root: &Path) -> Result<()> {
     xtask(root, &["fuzz", "--seconds", "10"])
+}
+
+/// Skips itself where no Kubernetes can be stood up, unless CHRONIK_E2E=required.
+fn e2e(root: &Path) -> Result<()> {
+    let binaries = std::path::absolute(crate::target_dir(root))?.join("ci");
+    xtask(root, &["e2e", "--bin-dir", &binaries.to_string_lossy()])
 }

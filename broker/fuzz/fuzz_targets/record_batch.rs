@@ -4,7 +4,7 @@
 #![no_main]
 
 use bytes::Bytes;
-use chronik_broker::compression;
+use chronik_client::compression;
 use chronik_core::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
 use chronik_core::log::{find_timestamp, trim_run};
 use chronik_core::record_batch::{

@@ -5,6 +5,8 @@
 
 mod access;
 mod health;
+mod restart;
+mod time;
 mod views;
 
 use std::future::Future;
@@ -12,12 +14,15 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
+use chronik_core::ids::BrokerId;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -28,6 +33,7 @@ use tokio::task::JoinSet;
 
 pub use access::{Access, Denied};
 pub use health::Health;
+pub use restart::{PostRestartAnswer, PreRestartAnswer};
 pub use views::{Cluster, Identity, PartitionCounts};
 
 use crate::api::Broker;
@@ -41,6 +47,10 @@ const HEADER_TIME: Duration = Duration::from_secs(5);
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 const HEADERS_MAX: usize = 64;
+/// A configuration is some kilobytes.
+const CONFIG_BYTES_MAX: usize = 256 << 10;
+/// Lines of errors that one answer has room for.
+const CONFIG_ERRORS_MAX: usize = 100;
 
 /// What the admin server answers from.
 pub struct Admin {
@@ -101,6 +111,9 @@ fn router(admin: Arc<Admin>) -> Router {
     let v1 = Router::new()
         .route("/v1/identity", get(identity))
         .route("/v1/cluster", get(cluster))
+        .route("/v1/brokers/{id}/pre-restart", get(pre_restart))
+        .route("/v1/brokers/{id}/post-restart", get(post_restart))
+        .route("/v1/config/check", post(config_check).layer(DefaultBodyLimit::max(CONFIG_BYTES_MAX)))
         .layer(middleware::from_fn_with_state(admin.clone(), guard));
     Router::new()
         .route("/livez", get(livez))
@@ -156,11 +169,7 @@ async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     if let Some(broker) = admin.broker.get() {
-        let image = broker.metadata.image();
-        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        admin.metrics.topics.set(count(image.topic_count()));
-        admin.metrics.partitions.set(count(image.topics().map(|t| t.partitions.len()).sum()));
-        admin.metrics.metadata_offset.set(i64::try_from(image.offset()).unwrap_or(i64::MAX));
+        admin.metrics.observe(&broker.metadata.image());
     }
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     match admin.metrics.encode() {
@@ -179,6 +188,60 @@ async fn identity(State(admin): State<Arc<Admin>>) -> Response {
 
 async fn cluster(State(admin): State<Arc<Admin>>) -> Response {
     admin.broker.get().map_or_else(starting, |broker| Json(Cluster::of(broker)).into_response())
+}
+
+/// Answers about one broker with what `of` says of it.
+fn about_broker<T: serde::Serialize>(
+    admin: &Admin,
+    id: &str,
+    of: fn(&Broker, BrokerId, Vec<String>) -> Option<T>,
+) -> Response {
+    let Some(broker) = admin.broker.get() else { return starting() };
+    let answer = id.parse().ok().and_then(|id| of(broker, BrokerId(id), admin.health.waiting_for()));
+    match answer {
+        Some(answer) => Json(answer).into_response(),
+        None => error(StatusCode::NOT_FOUND, &format!("no broker {id:?} is registered")),
+    }
+}
+
+async fn pre_restart(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Response {
+    about_broker(&admin, &id, PreRestartAnswer::of)
+}
+
+async fn post_restart(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Response {
+    about_broker(&admin, &id, PostRestartAnswer::of)
+}
+
+/// Would a broker start with this configuration? Nothing of it is applied.
+async fn config_check(State(admin): State<Arc<Admin>>, body: Result<Bytes, BytesRejection>) -> Response {
+    let Some(broker) = admin.broker.get().cloned() else { return starting() };
+    let body = match body {
+        Ok(body) => body,
+        Err(refused) if refused.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            let why = format!("a configuration of more than {CONFIG_BYTES_MAX} bytes");
+            return error(StatusCode::PAYLOAD_TOO_LARGE, &why);
+        }
+        Err(refused) => return error(refused.status(), &refused.body_text()),
+    };
+    let Ok(text) = String::from_utf8(body.to_vec()) else {
+        return error(StatusCode::BAD_REQUEST, "the body is not UTF-8 text");
+    };
+    let checking = tokio::task::spawn_blocking(move || {
+        let image = broker.metadata.image();
+        broker.config.check(&text, image.cluster_id())
+    });
+    match checking.await {
+        Ok(mut errors) => {
+            let valid = errors.is_empty();
+            let more = errors.len().saturating_sub(CONFIG_ERRORS_MAX);
+            errors.truncate(CONFIG_ERRORS_MAX);
+            if more > 0 {
+                errors.push(format!("and {more} more"));
+            }
+            Json(json!({ "valid": valid, "errors": errors })).into_response()
+        }
+        Err(e) => error(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),
+    }
 }
 
 #[cfg(test)]

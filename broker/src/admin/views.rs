@@ -1,9 +1,11 @@
 //! The answers of `/v1`, from the broker's own state and its metadata image.
 
+use chronik_core::metadata::config::broker_value_of;
 use chronik_core::metadata::image::NO_LEADER;
 use chronik_core::metadata::{MetadataImage, PartitionImage};
 use serde::Serialize;
 
+use super::time::rfc3339;
 use crate::api::Broker;
 
 /// `GET /v1/identity`: what this broker is and runs.
@@ -18,7 +20,12 @@ pub struct Identity {
     pub wal_engine: String,
     pub wal_engine_reason: String,
     pub flush_mode: String,
+    /// The profile of topics that name none, as it is set now.
     pub wal_profile: String,
+    /// Random per start of the process; of the registration it runs under.
+    pub incarnation: String,
+    /// When the process began to start.
+    pub started_at: String,
     /// The last metadata record applied here.
     pub metadata_offset: u64,
     pub config_hash: String,
@@ -78,7 +85,12 @@ impl Identity {
             wal_engine: identity.wal_engine.clone(),
             wal_engine_reason: identity.wal_engine_reason.clone(),
             flush_mode: identity.flush_mode.clone(),
-            wal_profile: broker.config.wal_profile.clone(),
+            wal_profile: broker_value_of(&image, "chronik.wal.profile").to_string(),
+            incarnation: image
+                .broker(broker.config.broker_id)
+                .map(|b| b.incarnation.to_string())
+                .unwrap_or_default(),
+            started_at: rfc3339(identity.started_at),
             metadata_offset: image.offset(),
             config_hash: broker.config.hash(),
         }

@@ -10,8 +10,9 @@ use chronik_core::metadata::ConfigResource;
 use kafka_protocol::messages::alter_configs_request::AlterConfigsResource;
 use kafka_protocol::messages::alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::{AlterConfigsRequest, AlterConfigsResponse, ApiKey};
+use kafka_protocol::protocol::StrBytes;
 
-use super::{Api, Reply, Request, text};
+use super::{Api, Broker, Reply, Request, text};
 
 pub const API: Api = Api { key: ApiKey::AlterConfigs, min: 0, max: 2, serve: super::Serve::Call(serve) };
 
@@ -54,19 +55,34 @@ impl<'a> Names<'a> {
 /// The controller's answers, one per resource it was given.
 type Decided = Vec<(ConfigResource, Result<(), ControllerError>)>;
 
+/// What a response says of one resource: the two APIs have the same fields in types of their own.
+pub(super) struct Answer {
+    pub error_code: i16,
+    pub error_message: Option<StrBytes>,
+}
+
 /// What the controller decided, put back among the resources that could not be read: one answer for each
-/// of `parsed`, in order.
+/// of `parsed`, in order. Errors are counted for the API.
 pub(super) fn answers<T>(
+    broker: &Broker,
+    api: ApiKey,
     parsed: Vec<Result<T, ControllerError>>,
     decided: Result<Decided, ControllerError>,
-) -> Vec<Result<(), ControllerError>> {
+) -> Vec<Answer> {
     let missing = || ControllerError::new(ErrorCode::UnknownServerError, "The controller gave no answer");
     let mut decided = decided.map(|list| list.into_iter().map(|(_, result)| result));
     let mut next = || match &mut decided {
         Ok(list) => list.next().unwrap_or_else(|| Err(missing())),
         Err(e) => Err(e.clone()),
     };
-    parsed.into_iter().map(|resource| resource.and_then(|_| next())).collect()
+    let answer = |result: Result<(), ControllerError>| match result {
+        Ok(()) => Answer { error_code: 0, error_message: None },
+        Err(e) => {
+            broker.metrics.error(api as i16, e.code.code());
+            Answer { error_code: e.code.code(), error_message: Some(text(e.message)) }
+        }
+    };
+    parsed.into_iter().map(|resource| answer(resource.and_then(|_| next()))).collect()
 }
 
 fn serve(mut request: Request) -> Reply {
@@ -83,19 +99,13 @@ fn serve(mut request: Request) -> Reply {
         let validate_only = body.validate_only;
         let decided =
             broker.change(CHANGE_MS, move |image| alter_configs(image, &changes, validate_only)).await;
-        let answered = body.resources.into_iter().zip(answers(parsed, decided));
-        let responses = answered.map(|(resource, result)| {
-            let response = AlterConfigsResourceResponse::default()
+        let answered = body.resources.into_iter().zip(answers(&broker, API.key, parsed, decided));
+        let responses = answered.map(|(resource, answer)| {
+            AlterConfigsResourceResponse::default()
                 .with_resource_type(resource.resource_type)
                 .with_resource_name(resource.resource_name)
-                .with_error_message(None);
-            match result {
-                Ok(()) => response,
-                Err(e) => {
-                    broker.metrics.error(API.key as i16, e.code.code());
-                    response.with_error_code(e.code.code()).with_error_message(Some(text(e.message)))
-                }
-            }
+                .with_error_code(answer.error_code)
+                .with_error_message(answer.error_message)
         });
         AlterConfigsResponse::default().with_responses(responses.collect())
     })

@@ -1,6 +1,7 @@
 //! The broker as its handlers and its admin server see it.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use chronik_core::controller::{ControllerError, ErrorCode};
 use chronik_core::ids::DiskUuid;
@@ -13,7 +14,7 @@ use crate::metrics::Metrics;
 use crate::quorum::MetadataStore;
 
 /// What is fixed when the broker has opened its directories.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Identity {
     pub disk_uuid: DiskUuid,
     pub wal_disk_uuid: DiskUuid,
@@ -22,6 +23,7 @@ pub struct Identity {
     pub wal_engine_reason: String,
     /// `dsync` or `fdatasync`.
     pub flush_mode: String,
+    pub started_at: SystemTime,
 }
 
 /// Everything a handler may need.

@@ -8,7 +8,7 @@ use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsRe
 use kafka_protocol::messages::{ApiKey, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
 
 use super::alter_configs::{CHANGE_MS, Names, answers};
-use super::{Api, Reply, Request, text};
+use super::{Api, Reply, Request};
 
 pub const API: Api =
     Api { key: ApiKey::IncrementalAlterConfigs, min: 0, max: 1, serve: super::Serve::Call(serve) };
@@ -28,19 +28,13 @@ fn serve(mut request: Request) -> Reply {
         let decided = broker
             .change(CHANGE_MS, move |image| incremental_alter_configs(image, &changes, validate_only))
             .await;
-        let answered = body.resources.into_iter().zip(answers(parsed, decided));
-        let responses = answered.map(|(resource, result)| {
-            let response = AlterConfigsResourceResponse::default()
+        let answered = body.resources.into_iter().zip(answers(&broker, API.key, parsed, decided));
+        let responses = answered.map(|(resource, answer)| {
+            AlterConfigsResourceResponse::default()
                 .with_resource_type(resource.resource_type)
                 .with_resource_name(resource.resource_name)
-                .with_error_message(None);
-            match result {
-                Ok(()) => response,
-                Err(e) => {
-                    broker.metrics.error(API.key as i16, e.code.code());
-                    response.with_error_code(e.code.code()).with_error_message(Some(text(e.message)))
-                }
-            }
+                .with_error_code(answer.error_code)
+                .with_error_message(answer.error_message)
         });
         IncrementalAlterConfigsResponse::default().with_responses(responses.collect())
     })
@@ -71,6 +65,7 @@ fn parse(
 mod tests {
     use super::*;
     use crate::api::testing::Fixture;
+    use crate::api::text;
 
     fn op(name: &str, op: i8, value: Option<&str>) -> AlterableConfig {
         AlterableConfig::default().with_name(text(name)).with_config_operation(op).with_value(value.map(text))

@@ -37,7 +37,14 @@ impl Fixture {
         let metadata = MetadataStore::in_memory(Arc::new(config.local()), "test-cluster").await.unwrap();
         let logs = Arc::new(FakeLogs::default());
         let metrics = Arc::new(Metrics::new(super::names()));
-        let identity = Identity { wal_engine: "pwrite".to_string(), ..Identity::default() };
+        let identity = Identity {
+            disk_uuid: DiskUuid::default(),
+            wal_disk_uuid: DiskUuid::default(),
+            wal_engine: "pwrite".to_string(),
+            wal_engine_reason: String::new(),
+            flush_mode: String::new(),
+            started_at: std::time::UNIX_EPOCH + std::time::Duration::from_secs(951_782_400),
+        };
         let broker = Arc::new(Broker::new(config, identity, metadata, logs.clone(), metrics));
         let conn = Arc::new(ConnectionInfo::new("127.0.0.1:5000".parse().unwrap(), "PLAINTEXT".into()));
         let fixture = Fixture { broker, conn, logs };

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
+use chronik_client::Acks;
 use rustix::event::{Timespec, epoll};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
@@ -20,7 +21,6 @@ use super::producer::{self, Flight, Producer};
 use super::response::{self, Answer};
 use super::stats::{Second, Stats, cpu_time};
 use super::wire::Wire;
-use crate::client::Acks;
 
 /// How the load is shaped.
 #[derive(Debug, Clone)]

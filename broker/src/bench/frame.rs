@@ -2,10 +2,10 @@
 //! what differs is patched.
 
 use bytes::BufMut;
+use chronik_client::{Acks, Producer, batch_header as batch};
 use uuid::Uuid;
 
 use super::payload::Mark;
-use crate::client::{Acks, Producer, batch_header as batch};
 
 /// The Produce versions this module writes: flexible ones. From 13 on topics go by id (KIP-516).
 pub const VERSIONS: std::ops::RangeInclusive<i16> = 9..=13;
@@ -142,7 +142,7 @@ impl Frame {
 
 /// A batch with empty values, and where its values begin.
 fn lay_out_batch(layout: &Layout<'_>) -> (Vec<u8>, Vec<usize>) {
-    use crate::client::{BatchBuilder, NewRecord};
+    use chronik_client::{BatchBuilder, NewRecord};
     let value = vec![0; layout.record_bytes];
     let mut builder = BatchBuilder::new();
     let mut values = Vec::with_capacity(layout.records_per_batch as usize);

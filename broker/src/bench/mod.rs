@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
+use chronik_client::{Acks, Client, NewTopic};
 use clap::{Args, Subcommand};
 
 pub use engine::{Engine, Load, Outcome};
@@ -27,7 +28,6 @@ pub use report::{FloorGroups, Latency, Report, grouped};
 pub use verify::Verification;
 
 use crate::cli::{Server, key_value, runtime};
-use crate::client::{Acks, Client, NewTopic};
 
 /// Put load on a broker and measure what it acknowledges
 ///

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use chronik_client::{Client, ClientError, NewTopic, Position, Producer, Topic};
 use kafka_protocol::messages::ApiKey;
 use uuid::Uuid;
 
 use super::frame;
-use crate::client::{Client, ClientError, NewTopic, Position, Producer, Topic};
 
 /// A partition under load.
 #[derive(Debug, Clone)]

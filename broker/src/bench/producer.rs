@@ -3,10 +3,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
+use chronik_client::Producer as Identity;
+
 use super::engine::Load;
 use super::plan::Plan;
 use super::wire::Wire;
-use crate::client::Producer as Identity;
 
 /// A request that left and has no answer.
 #[derive(Debug, Clone, Copy)]
@@ -95,9 +96,10 @@ impl Producer {
 mod tests {
     use std::time::Duration;
 
+    use chronik_client::Acks;
+
     use super::super::plan::Target;
     use super::*;
-    use crate::client::Acks;
 
     #[test]
     fn producers_are_spread_over_leaders_and_partitions() {

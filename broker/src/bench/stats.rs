@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use chronik_client::error_name;
 use hdrhistogram::Histogram;
-
-use crate::client::error_name;
 
 /// Latencies above this count as this, in nanoseconds.
 const LATENCY_NS_MAX: u64 = 120_000_000_000;

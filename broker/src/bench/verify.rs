@@ -4,12 +4,12 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use chronik_client::{Client, Position, Record, batches};
 use serde::Serialize;
 
 use super::ledger::{Fate, Ledger};
 use super::payload::Mark;
 use super::plan::Plan;
-use crate::client::{Client, Position, Record, batches};
 
 const FETCH_BYTES: i32 = 8 << 20;
 const FAULTS_NAMED: usize = 10;

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
+use chronik_client::{Client, Position, Record, batches};
 use clap::Args;
 
 use super::{Server, runtime};
-use crate::client::{Client, Position, Record, batches};
 
 /// Show the records of a topic
 ///

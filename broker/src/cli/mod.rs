@@ -10,9 +10,8 @@ pub mod wal;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use chronik_client::{Client, ClientError};
 use clap::Args;
-
-use crate::client::{Client, ClientError};
 
 /// Which servers to talk to.
 #[derive(Debug, Clone, Args)]

@@ -5,10 +5,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
+use chronik_client::{Acks, BatchBuilder, Client, NewRecord};
 use clap::Args;
 
 use super::{Server, key_value, runtime};
-use crate::client::{Acks, BatchBuilder, Client, NewRecord};
 
 /// Send lines of standard input as records
 ///

@@ -3,10 +3,10 @@
 use std::io::Write;
 
 use anyhow::{Result, bail};
+use chronik_client::{Client, ConfigSource, NewTopic, Position, Resource, Topic};
 use clap::{Args, Subcommand};
 
 use super::{Server, key_value, runtime};
-use crate::client::{Client, ConfigSource, NewTopic, Position, Resource, Topic};
 
 /// See and change topics
 #[derive(Debug, Args)]

@@ -1,14 +1,15 @@
 //! Configuration files: a YAML map of Kafka-named keys, or Java `.properties`.
 
+use std::collections::BTreeSet;
+
 /// Reads a file's text into pairs, in order. `properties` says which of the two forms it has.
 pub(super) fn parse(text: &str, properties: bool) -> Result<Vec<(String, String)>, String> {
     let pairs = if properties { parse_properties(text)? } else { parse_yaml(text)? };
-    for (i, (name, _)) in pairs.iter().enumerate() {
-        if pairs.iter().take(i).any(|(earlier, _)| earlier == name) {
-            return Err(format!("{name} is set twice"));
-        }
+    let mut names = BTreeSet::new();
+    match pairs.iter().find(|(name, _)| !names.insert(name)) {
+        Some((name, _)) => Err(format!("{name} is set twice")),
+        None => Ok(pairs),
     }
-    Ok(pairs)
 }
 
 fn parse_yaml(text: &str) -> Result<Vec<(String, String)>, String> {

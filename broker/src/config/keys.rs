@@ -8,7 +8,8 @@ use chronik_core::ids::BrokerId;
 
 use chronik_core::metadata::config::{BROKER_SETTINGS, BrokerSetting, Check};
 
-use super::{Config, EngineChoice, FlushMode, listeners::HostPort};
+use super::{Config, EngineChoice, listeners::HostPort};
+use crate::storage::wal::FlushMode;
 
 /// One configuration key: its names, default, meaning, and how its value reaches [`Config`].
 #[derive(Clone)]
@@ -295,9 +296,9 @@ static OWN: &[Key] = &[
             names: &["auto", "dsync", "fdatasync"],
             set: |c, name| {
                 c.wal_flush_mode = match name {
-                    "dsync" => FlushMode::Dsync,
-                    "fdatasync" => FlushMode::Fdatasync,
-                    _ => FlushMode::Auto,
+                    "dsync" => Some(FlushMode::Dsync),
+                    "fdatasync" => Some(FlushMode::Fdatasync),
+                    _ => None,
                 }
             },
         },
@@ -368,6 +369,15 @@ static OWN: &[Key] = &[
         "30000",
         int(0, INT_MAX, |c, n| c.shutdown_timeout_ms = n as u64),
         "How long a stopping broker waits for requests in work.",
+    ),
+    key(
+        "chronik.placement.dir",
+        "",
+        text("a directory", |c, v| {
+            c.placement_dir = optional_path(v);
+            Ok(())
+        }),
+        "A directory with the files advertised-listeners, rack and bootstrap, written by whoever placed this broker. They stand in for advertised.listeners and broker.rack; the start waits for them, and changes are followed.",
     ),
     key(
         "chronik.admin.listen",

@@ -85,18 +85,18 @@ fn addresses(key: &'static str, text: &str) -> Result<Vec<(String, HostPort)>, M
     Ok(found)
 }
 
-/// Puts the four listener keys together.
-pub(super) fn resolve(listeners: &str, advertised: &str, protocols: &str) -> Result<Vec<Listener>, Misfit> {
+/// A listener before it is known which address clients are given.
+pub(super) type Bind = (String, HostPort);
+
+/// Puts the listeners and their protocols together, in order.
+pub(super) fn binds(listeners: &str, protocols: &str) -> Result<Vec<Bind>, Misfit> {
     let protocols = protocol_map(protocols)?;
     let binds = addresses("listeners", listeners)?;
     if binds.is_empty() {
         return Err(misfit("listeners", "at least one listener is needed"));
     }
-    let mut advertised: BTreeMap<String, HostPort> =
-        addresses("advertised.listeners", advertised)?.into_iter().collect();
-    let mut resolved: Vec<Listener> = Vec::new();
-    for (name, bind) in binds {
-        match protocols.get(&name).map(String::as_str) {
+    for (at, (name, bind)) in binds.iter().enumerate() {
+        match protocols.get(name).map(String::as_str) {
             Some("PLAINTEXT") => {}
             Some(other) => {
                 let why = format!("listener {name} asks for {other}; this version speaks PLAINTEXT only");
@@ -109,9 +109,19 @@ pub(super) fn resolve(listeners: &str, advertised: &str, protocols: &str) -> Res
                 return Err(misfit("listeners", why));
             }
         }
-        if let Some(taken) = resolved.iter().find(|l| l.bind == bind && bind.port != 0) {
-            return Err(misfit("listeners", format!("{} and {name} share {bind}", taken.name)));
+        if let Some((taken, _)) = binds.iter().take(at).find(|(_, b)| b == bind && bind.port != 0) {
+            return Err(misfit("listeners", format!("{taken} and {name} share {bind}")));
         }
+    }
+    Ok(binds)
+}
+
+/// Gives each listener the address that `advertised` (`NAME://HOST:PORT,…`) names for it, or its own.
+pub(super) fn advertise(binds: Vec<Bind>, advertised: &str) -> Result<Vec<Listener>, Misfit> {
+    let mut advertised: BTreeMap<String, HostPort> =
+        addresses("advertised.listeners", advertised)?.into_iter().collect();
+    let mut resolved: Vec<Listener> = Vec::new();
+    for (name, bind) in binds {
         let given = match advertised.remove(&name) {
             Some(given) if given.is_wildcard() => {
                 let why = format!(
@@ -151,6 +161,10 @@ fn protocol_map(text: &str) -> Result<BTreeMap<String, String>, Misfit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn resolve(listeners: &str, advertised: &str, protocols: &str) -> Result<Vec<Listener>, Misfit> {
+        advertise(binds(listeners, protocols)?, advertised)
+    }
 
     const MAP: &str = "PLAINTEXT:PLAINTEXT,IN:PLAINTEXT,SECURE:SSL";
 

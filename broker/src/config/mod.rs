@@ -24,6 +24,8 @@ pub use args::BrokerArgs;
 pub use keys::{KEYS, Key, find, listing};
 pub use listeners::{HostPort, Listener};
 
+use crate::storage::wal::FlushMode;
+
 /// Whether the WAL uses io_uring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EngineChoice {
@@ -34,16 +36,6 @@ pub enum EngineChoice {
     Required,
     /// Use `pwrite`.
     Disabled,
-}
-
-/// How a WAL group is made durable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FlushMode {
-    /// Whichever a probe at start finds faster.
-    #[default]
-    Auto,
-    Dsync,
-    Fdatasync,
 }
 
 /// The configuration of one broker. Fields ending in `_ms` are milliseconds, those in `_bytes` bytes; the
@@ -70,7 +62,8 @@ pub struct Config {
     /// The built-in profiles and those defined here, as changed here.
     pub wal_profiles: BTreeMap<String, WalProfile>,
     pub wal_engine: EngineChoice,
-    pub wal_flush_mode: FlushMode,
+    /// `None`: whichever a probe at start finds faster.
+    pub wal_flush_mode: Option<FlushMode>,
     /// `None`: chosen by measurement.
     pub wal_in_flight: Option<usize>,
     pub wal_file_bytes: u64,
@@ -86,6 +79,9 @@ pub struct Config {
     pub shutdown_timeout_ms: u64,
     pub admin_listen: Option<HostPort>,
     pub admin_token_file: Option<PathBuf>,
+    /// Where the addresses for clients and the rack are told, once it is known where this broker runs. Until
+    /// then `listeners` advertise what they bind.
+    pub placement_dir: Option<PathBuf>,
     /// Every key that was set, with its value and its source; defaults are not here.
     pub set_keys: BTreeMap<String, (String, Source)>,
     /// What the person who starts the broker should hear about, one sentence each.
@@ -108,6 +104,8 @@ struct Raw {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     Default,
+    /// What a running broker knows of itself, for a configuration that is only checked.
+    Known,
     File(PathBuf),
     Environment(String),
     Flag(&'static str),
@@ -118,6 +116,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::Default => f.write_str("the default"),
+            Source::Known => f.write_str("the running broker"),
             Source::File(path) => write!(f, "file {}", path.display()),
             Source::Environment(name) => write!(f, "environment variable {name}"),
             Source::Flag(flag) => write!(f, "flag {flag}"),
@@ -200,17 +199,66 @@ impl Config {
                 None => errors.push(ConfigError::BadSet(pair.clone())),
             }
         }
-        let mut config = Config { notes: stray_variables(around), ..Config::default() };
+        Config { notes: stray_variables(around), ..Config::default() }.fill(values, around, errors)
+    }
+
+    /// What is wrong with `text`, a YAML configuration file for this very broker: nothing, if a start would take
+    /// it. The environment and the flags of this process are left out, since the next may have others; but
+    /// who the broker is and where its data are is known, and need not be said. The data are of `cluster_id`.
+    pub fn check(&self, text: &str, cluster_id: &str) -> Vec<String> {
+        let mut errors = Vec::new();
+        let mut values = Values::default();
+        let known = [
+            ("broker.id", self.broker_id.to_string()),
+            ("chronik.data.dir", self.data_dir.display().to_string()),
+        ];
+        values.add(&known.map(|(name, value)| (name.to_string(), value)), &Source::Known, &mut errors);
+        match file::parse(text, false) {
+            Ok(pairs) => values.add(&pairs, &Source::File(PathBuf::from("broker.yaml")), &mut errors),
+            Err(why) => errors.push(ConfigError::File { path: PathBuf::from("broker.yaml"), why }),
+        }
+        let nowhere = Surroundings { environment: BTreeMap::new(), is_root: false };
+        let errors = match Config::default().fill(values, &nowhere, errors) {
+            Ok(next) => next.misplaced(self.broker_id, cluster_id),
+            Err(errors) => errors.0,
+        };
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    /// What would not fit the data of this broker of this cluster.
+    fn misplaced(&self, broker_id: BrokerId, cluster_id: &str) -> Vec<ConfigError> {
+        let other_cluster = self.cluster_id.as_deref().is_some_and(|id| id != cluster_id);
+        let checks = [
+            ("broker.id", self.broker_id != broker_id, broker_id.to_string()),
+            ("chronik.cluster.id", other_cluster, cluster_id.to_string()),
+        ];
+        let wrong = checks.into_iter().filter(|(_, wrong, _)| *wrong);
+        let error = |(key, _, is): (&str, bool, String)| {
+            let (value, origin) = self.set_keys.get(key)?.clone();
+            let allowed = format!("must be {is}, whose data are here");
+            Some(ConfigError::BadValue { key: key.to_string(), value, origin, allowed })
+        };
+        wrong.filter_map(error).collect()
+    }
+
+    /// Applies the values of all sources, and judges the whole.
+    fn fill(
+        mut self,
+        values: Values,
+        around: &Surroundings,
+        mut errors: Vec<ConfigError>,
+    ) -> Result<Config, ConfigErrors> {
+        let config = &mut self;
         for key in KEYS.iter() {
             let (value, source) = values.get(key.name);
-            if let Err(allowed) = key.apply(&mut config, &value) {
+            if let Err(allowed) = key.apply(config, &value) {
                 let allowed = format!("must be {allowed}");
                 errors.push(ConfigError::BadValue { key: key.name.into(), value, origin: source, allowed });
             }
         }
         config.resolve(&values, around, &mut errors);
         config.set_keys = values.0;
-        if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+        if errors.is_empty() { Ok(self) } else { Err(ConfigErrors(errors)) }
     }
 
     /// The configuration with nothing set but these keys: for tests and tools.
@@ -260,6 +308,15 @@ impl Config {
         fields.map(op).collect()
     }
 
+    /// The listeners with the addresses that `advertised` (as in `advertised.listeners`) gives them.
+    ///
+    /// # Errors
+    /// What does not fit, in words.
+    pub fn advertise(&self, advertised: &str) -> Result<Vec<Listener>, String> {
+        let binds = self.listeners.iter().map(|l| (l.name.clone(), l.bind.clone())).collect();
+        listeners::advertise(binds, advertised).map_err(|misfit| misfit.why)
+    }
+
     /// The value of a key as it was written, or its default; `None` for a name that is no key.
     pub fn value_of(&self, name: &str) -> Option<&str> {
         let key = find(name)?;
@@ -272,9 +329,30 @@ impl Config {
             let (value, origin) = values.get(key);
             errors.push(ConfigError::BadValue { key: key.into(), value, origin, allowed: why });
         };
-        match listeners::resolve(&self.raw.listeners, &self.raw.advertised, &self.raw.protocols) {
+        let binds = listeners::binds(&self.raw.listeners, &self.raw.protocols);
+        let resolved = match &self.placement_dir {
+            None => binds.and_then(|binds| listeners::advertise(binds, &self.raw.advertised)),
+            Some(_) => binds.map(|binds| {
+                let unplaced = |(name, bind): listeners::Bind| {
+                    let advertised = bind.clone();
+                    Listener { name, bind, advertised }
+                };
+                binds.into_iter().map(unplaced).collect()
+            }),
+        };
+        match resolved {
             Ok(listeners) => self.listeners = listeners,
             Err(m) => misfit(m.key, m.why),
+        }
+        if self.placement_dir.is_some() {
+            for (key, set) in [
+                ("advertised.listeners", !self.raw.advertised.is_empty()),
+                ("broker.rack", self.rack.is_some()),
+            ] {
+                if set {
+                    misfit(key, "leave it out: chronik.placement.dir tells it".to_string());
+                }
+            }
         }
         let wanted = self.raw.inter_broker.to_uppercase();
         if let Some(first) = self.listeners.first() {

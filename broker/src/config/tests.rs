@@ -185,3 +185,48 @@ fn a_missing_file_is_named() {
     let e = Config::load(&args, &around(&[])).unwrap_err().to_string();
     assert!(e.starts_with("configuration file /nonexistent/c.yaml: "), "{e}");
 }
+
+#[test]
+fn a_placed_broker_leaves_its_addresses_to_its_placement() {
+    let placed = [("listeners", "PLAINTEXT://0.0.0.0:9092"), ("chronik.placement.dir", "/placement")];
+    let c = Config::of(&placed).unwrap();
+    assert_eq!(c.listeners[0].advertised, c.listeners[0].bind);
+    let given = c.advertise("plaintext://b1:19092").unwrap();
+    assert_eq!(given[0].advertised.to_string(), "b1:19092");
+    assert!(c.advertise("").unwrap_err().contains("accepts on every address"));
+    for (key, value) in [("advertised.listeners", "PLAINTEXT://b1:9092"), ("broker.rack", "a")] {
+        let e = errors(&[&placed[..], &[(key, value)]].concat());
+        assert!(e.starts_with(&format!("{key}={value:?} (--set): leave it out")), "{e}");
+    }
+    assert!(
+        errors(&[("chronik.placement.dir", "/p"), ("listeners", "nonsense")]).contains("NAME://HOST:PORT")
+    );
+}
+
+#[test]
+fn a_configuration_is_checked_without_being_used() {
+    let running =
+        Config::of(&[("broker.id", "7"), ("chronik.data.dir", "/data"), ("num.partitions", "3")]).unwrap();
+    let fine = "chronik.cluster.id: mine\nlisteners: INTERNAL://0.0.0.0:9092\n\
+                listener.security.protocol.map: INTERNAL:PLAINTEXT\nchronik.placement.dir: /placement\n";
+    for text in ["", "# nothing\n", fine, "node.id: 7", "broker.id: \"7\"", "chronik.data.dir: /elsewhere"] {
+        assert_eq!(running.check(text, "mine"), Vec::<String>::new(), "{text}");
+    }
+    for (text, words) in [
+        ("num.partitions: none", "num.partitions=\"none\" (file broker.yaml): must be a whole number"),
+        (
+            "num.partition: 1",
+            "unknown key \"num.partition\" (file broker.yaml); did you mean num.partitions?",
+        ),
+        ("broker.id: 8", "broker.id=\"8\" (file broker.yaml): must be 7, whose data are here"),
+        ("chronik.cluster.id: yours", "chronik.cluster.id=\"yours\" (file broker.yaml): must be mine"),
+        ("broker: {id: 7}", "configuration file broker.yaml: broker must be text"),
+        ("a: [", "configuration file broker.yaml: "),
+        ("listeners: PLAINTEXT://0.0.0.0:9092", "advertised.listeners must say"),
+    ] {
+        let errors = running.check(text, "mine");
+        assert!(errors.len() == 1 && errors[0].contains(words), "{text}: {errors:?}");
+    }
+    let all = running.check("num.partitions: 0\nfetch.max.bytes: 1\nnonsense: 1", "mine");
+    assert_eq!(all.len(), 3, "{all:?}");
+}

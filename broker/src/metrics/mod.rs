@@ -4,11 +4,13 @@
 //! or a connection appears, never per request.
 
 mod histogram;
+mod profiles;
 mod wal;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use chronik_core::metadata::MetadataImage;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -40,6 +42,7 @@ pub struct Metrics {
     pub metadata_offset: Gauge,
     wal: wal::Families,
     profiles: Mutex<BTreeMap<String, Arc<ProfileMetrics>>>,
+    definitions: profiles::Definitions,
 }
 
 /// Counts for one API.
@@ -122,6 +125,7 @@ impl Metrics {
             metadata_offset: Gauge::default(),
             wal: wal::Families::register(&mut registry),
             profiles: Mutex::default(),
+            definitions: profiles::Definitions::register(&mut registry),
             registry: Mutex::new(registry),
         };
         metrics.register_plain();
@@ -206,6 +210,16 @@ impl Metrics {
         let info = Info::new(labels.map(|(k, v)| (k, v.to_string())).to_vec());
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         registry.register("wal_engine", "The WAL engine in use, and why", info);
+    }
+
+    /// Publishes what the metadata says: what is counted nowhere, only looked at.
+    pub fn observe(&self, image: &MetadataImage) {
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.topics.set(count(image.topic_count()));
+        self.partitions.set(count(image.topics().map(|t| t.partitions.len()).sum()));
+        self.metadata_offset.set(i64::try_from(image.offset()).unwrap_or(i64::MAX));
+        let _registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        self.definitions.set(image);
     }
 
     /// All metrics as OpenMetrics text.

@@ -34,8 +34,9 @@ const PIECES_MAX: usize = 256;
 /// The budget of all requests together: how many are in work, and their bytes.
 pub struct Budget {
     pub requests: Arc<Admission>,
-    /// Whoever reads a large frame while the budget is spent takes this turn, so that frames which each hold
-    /// a part of the budget cannot wait for one another for ever.
+    /// Whoever has a part of the budget and needs more of it while it is spent takes this turn, and goes on
+    /// beyond the budget, alone: so those who each hold a part cannot wait for one another for ever, and the
+    /// budget is passed by one request at most.
     turn: Arc<tokio::sync::Semaphore>,
 }
 
@@ -53,6 +54,8 @@ struct Share {
     of: Arc<Admission>,
     requests: u64,
     bytes: u64,
+    /// Kept as long as the share is.
+    turn: Option<tokio::sync::OwnedSemaphorePermit>,
 }
 
 impl Drop for Share {
@@ -170,7 +173,7 @@ struct Reader {
     budget: Arc<Budget>,
     activity: Arc<Activity>,
     send: mpsc::Sender<Pending>,
-    /// What an unfinished large frame holds of the budget.
+    /// What the bytes in the buffer hold of the budget.
     held: Option<Share>,
     turn: Option<tokio::sync::OwnedSemaphorePermit>,
 }
@@ -186,8 +189,6 @@ impl Reader {
                     Ok(None) => break,
                     Err(e) => return self.refuse(&e.to_string()),
                 };
-                self.held = None;
-                self.turn = None;
                 if let Err(why) = self.request(frame).await {
                     return why;
                 }
@@ -218,10 +219,13 @@ impl Reader {
         }
     }
 
-    /// Charges an unfinished frame for what has arrived of it.
+    /// Charges the buffer for what has arrived and is in no request yet.
     async fn charge(&mut self, arrived: usize) {
         let steps = (arrived / CHARGE_STEP) as u64 * CHARGE_STEP as u64;
         let held = self.held.as_ref().map_or(0, |share| share.bytes);
+        if steps < held {
+            drop(self.take_held(held - steps));
+        }
         if steps <= held || self.turn.is_some() {
             return;
         }
@@ -229,12 +233,54 @@ impl Reader {
         if budget.try_admit(0, steps - held) {
             match &mut self.held {
                 Some(share) => share.bytes = steps,
-                None => self.held = Some(Share { of: budget.clone(), requests: 0, bytes: steps }),
+                None => {
+                    let of = budget.clone();
+                    self.held = Some(Share { of, requests: 0, bytes: steps, turn: None });
+                }
             }
             return;
         }
         self.broker.metrics.network.read_pauses.inc();
         self.turn = self.budget.turn.clone().acquire_owned().await.ok();
+    }
+
+    /// A part of what the buffer holds of the budget, as a share of its own.
+    fn take_held(&mut self, at_most: u64) -> Share {
+        let held = self.held.as_mut().map_or(0, |share| {
+            let taken = share.bytes.min(at_most);
+            share.bytes -= taken;
+            taken
+        });
+        Share { of: self.budget.requests.clone(), requests: 0, bytes: held, turn: None }
+    }
+
+    /// A request's share of the budget. What its frame was charged while it arrived is a part of it, and is not
+    /// given back in between.
+    async fn admit(&mut self, cost: u64) -> Share {
+        let mut share = self.take_held(cost);
+        let rest = cost - share.bytes;
+        let budget = self.budget.requests.clone();
+        share.turn = self.turn.take();
+        if budget.try_admit(1, rest) {
+            share.turn = None;
+        } else {
+            self.broker.metrics.network.read_pauses.inc();
+            if share.bytes == 0
+                && self.held.as_ref().is_none_or(|held| held.bytes == 0)
+                && share.turn.is_none()
+            {
+                // It holds nothing that another could wait for.
+                budget.admit(1, rest).await;
+            } else {
+                if share.turn.is_none() {
+                    share.turn = self.budget.turn.clone().acquire_owned().await.ok();
+                }
+                budget.force(1, rest);
+            }
+        }
+        share.requests = 1;
+        share.bytes += rest;
+        share
     }
 
     /// One request, up to its place in the queue of responses.
@@ -255,12 +301,7 @@ impl Reader {
             let body = guard::check_body(head.api_key, head.version, &frame[header_bytes..], &limits);
             cost += body.map_err(|e| self.refuse(&format!("{}: {e}", name_of(&head))))?.decoded_bytes;
         }
-        let budget = &self.budget.requests;
-        if !budget.try_admit(1, cost as u64) {
-            self.broker.metrics.network.read_pauses.inc();
-            budget.admit(1, cost as u64).await;
-        }
-        let share = Share { of: budget.clone(), requests: 1, bytes: cost as u64 };
+        let share = self.admit(cost as u64).await;
         frame.advance(header_bytes);
         let reply = api::dispatch(Request {
             broker: self.broker.clone(),

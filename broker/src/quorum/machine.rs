@@ -149,7 +149,12 @@ async fn write(dir: SnapshotDir, meta: SnapshotMeta, bytes: Vec<u8>) -> Result<V
             openraft::AnyError::error(e),
         ))
     };
-    let written = tokio::task::spawn_blocking(move || dir.write(&meta, &bytes).map(|()| bytes)).await;
+    let turn = dir.turn().await.ok_or_else(|| error(&SnapshotError::Closed))?;
+    let written = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        dir.write(&meta, &bytes).map(|()| bytes)
+    });
+    let written = written.await;
     written.map_err(|e| error(&e))?.map_err(|e| error(&e))
 }
 

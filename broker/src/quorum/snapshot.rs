@@ -20,6 +20,7 @@ use chronik_core::metadata::record::MetadataError;
 use chronik_core::metadata::{LocalConfig, MetadataImage, MetadataRecord};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::types::SnapshotMeta;
 use crate::storage::durable;
@@ -40,6 +41,8 @@ pub enum SnapshotError {
     Version(u32),
     #[error(transparent)]
     Record(#[from] MetadataError),
+    #[error("no metadata snapshot is written any more: the quorum has stopped")]
+    Closed,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -114,12 +117,14 @@ pub fn decode(bytes: &[u8], local: Arc<LocalConfig>) -> Result<(SnapshotMeta, Me
 #[derive(Clone, Debug)]
 pub struct SnapshotDir {
     path: Option<PathBuf>,
+    /// Held while a snapshot is written; closed when none may be any more.
+    turn: Arc<Semaphore>,
 }
 
 impl SnapshotDir {
     /// Creates the directory if need be, and clears away what a crash left half written.
     pub fn open(path: &Path) -> Result<SnapshotDir, SnapshotError> {
-        let dir = SnapshotDir { path: Some(path.to_path_buf()) };
+        let dir = SnapshotDir { path: Some(path.to_path_buf()), ..SnapshotDir::in_memory() };
         let prepare = || -> io::Result<()> {
             fs::create_dir_all(path)?;
             for entry in fs::read_dir(path)? {
@@ -138,7 +143,20 @@ impl SnapshotDir {
     }
 
     pub fn in_memory() -> SnapshotDir {
-        SnapshotDir { path: None }
+        SnapshotDir { path: None, turn: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// The right to write: [`None`] once the directory is closed. To be kept until the snapshot is written.
+    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.turn.clone().acquire_owned().await.ok()
+    }
+
+    /// Waits for a snapshot that is being written, and lets no other begin: who opens the directory next
+    /// must not have it change under them.
+    pub async fn close(&self) {
+        let last = self.turn.acquire().await;
+        self.turn.close();
+        drop(last);
     }
 
     /// The newest snapshot's bytes; names sort by their log index.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chronik_core::controller::{ControllerError, ErrorCode, ProducerIdBlock, allocate_producer_ids};
+use chronik_core::controller::{ControllerError, ErrorCode, ProducerIdBlock, Quorum, allocate_producer_ids};
 use chronik_core::ids::{BrokerId, DiskUuid, ProducerId};
 use chronik_core::metadata::record::FEATURE_LEVEL;
 use chronik_core::metadata::{LocalConfig, MetadataDelta, MetadataImage, MetadataRecord};
@@ -85,6 +85,7 @@ pub struct MetadataStore {
     raft: Raft,
     /// Held from a decision until its records are applied, so that each decides on the image before it.
     deciding: Arc<Mutex<()>>,
+    snapshots: SnapshotDir,
     wal: Arc<dyn MetaWal>,
     producer_ids: Mutex<ProducerIdBlock>,
     snapshot_every: u64,
@@ -148,7 +149,7 @@ impl MetadataStore {
     ) -> Result<Arc<MetadataStore>, QuorumError> {
         let broker_id = options.local.broker_id;
         let log = LogStore::recover(wal.clone(), replayed)?;
-        let machine = Machine::open(dir, options.local.clone())?;
+        let machine = Machine::open(dir.clone(), options.local.clone())?;
         let shared = machine.shared();
 
         let membership = log.membership().unwrap_or_else(|| machine.membership().clone());
@@ -174,6 +175,7 @@ impl MetadataStore {
             shared,
             raft,
             deciding: Arc::default(),
+            snapshots: dir,
             wal,
             producer_ids: Mutex::new(ProducerIdBlock { first: ProducerId(0), count: 0 }),
             snapshot_every: options.snapshot_every.max(1),
@@ -315,6 +317,19 @@ impl MetadataStore {
         self.raft.metrics().borrow().current_leader.map(broker_id_of)
     }
 
+    /// Who votes, and who of them is known here to have all that is committed: only the leader knows of others.
+    pub fn quorum(&self) -> Quorum {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let matched = |voter: &NodeId| {
+            let matched = metrics.replication.as_ref().and_then(|all| all.get(voter).copied().flatten());
+            *voter == metrics.id || matched.is_some_and(|log| Some(log) >= metrics.last_applied)
+        };
+        let voters: Vec<NodeId> = metrics.membership_config.membership().voter_ids().collect();
+        let caught_up = voters.iter().copied().filter(matched).map(broker_id_of).collect();
+        Quorum { voters: voters.into_iter().map(broker_id_of).collect(), caught_up }
+    }
+
     /// Resolves when the quorum has stopped for good: a write or a flush of its log failed, say. The broker
     /// must not go on.
     pub async fn failed(&self) -> String {
@@ -329,10 +344,11 @@ impl MetadataStore {
         }
     }
 
-    /// Stops taking part. Nothing can be changed afterwards.
+    /// Stops taking part. Nothing can be changed afterwards, and nothing is written.
     pub async fn shutdown(&self) {
         if let Err(e) = self.raft.shutdown().await {
             tracing::warn!("the metadata quorum did not stop in order: {e}");
         }
+        self.snapshots.close().await;
     }
 }

@@ -94,6 +94,12 @@ fn load(dir: &Path) -> Result<Option<DirIdentity>, IdentityError> {
     Ok(Some(found))
 }
 
+/// Whether a broker has served from this data directory: not if it is empty, is not there, or holds no more than
+/// a first start that did not get to its end.
+pub fn is_used(data_dir: &Path) -> Result<bool, IdentityError> {
+    Ok(load(data_dir)?.is_some_and(|identity| identity.bootstrapped))
+}
+
 /// Writes an identity durably.
 pub fn store(dir: &Path, identity: &DirIdentity) -> Result<(), IdentityError> {
     let bytes = serde_json::to_vec_pretty(identity).unwrap_or_default();
@@ -197,11 +203,13 @@ mod tests {
             std::fs::create_dir_all(dir).unwrap();
         }
         let first = open(&data, &wal, None, BrokerId(1)).unwrap();
+        assert!(!is_used(&data).unwrap() && !is_used(&tmp.path().join("none")).unwrap());
         assert_eq!(first.0.cluster_id.len(), 22);
         let mut used = first.clone();
         (used.0.bootstrapped, used.1.bootstrapped) = (true, true);
         store(&data, &used.0).unwrap();
         store(&wal, &used.1).unwrap();
+        assert!(is_used(&data).unwrap());
         assert_eq!(open(&data, &wal, Some(&first.0.cluster_id), BrokerId(1)).unwrap(), used);
         let err =
             |r: Result<_, IdentityError>| r.map(|_: (DirIdentity, DirIdentity)| ()).unwrap_err().to_string();

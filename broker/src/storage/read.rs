@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use chronik_client::compression;
 use chronik_core::ids::{LeaderEpoch, Offset};
 use chronik_core::log::{
     ReadPlan, ReadRequest, ReadUpTo, TimestampAndOffset, TimestampPlan, WalSpan, find_timestamp, trim_run,
@@ -15,7 +16,6 @@ use chronik_core::record_batch::{BatchError, BatchHeader, Batches, Compression, 
 use super::partition::{Closed, Partition, State};
 use super::segments;
 use crate::api::partitions::{FoundOffset, Listeners, Offsets, PartitionReader, ReadBytes, ReadError};
-use crate::compression;
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 

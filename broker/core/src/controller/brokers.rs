@@ -6,11 +6,12 @@
 //! was the last one, it stays eligible (KIP-966) and the partition is without a leader until it is back.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::{ControllerError, ErrorCode};
 use crate::ids::{BrokerEpoch, BrokerId, DiskUuid, LeaderEpoch, PartitionEpoch, Uuid};
 use crate::metadata::image::{NO_LEADER, PartitionImage};
-use crate::metadata::{Listener, MetadataImage, MetadataRecord};
+use crate::metadata::{BrokerRegistration, Listener, MetadataImage, MetadataRecord};
 
 /// A broker that has started, has recovered its logs, and wants to take part.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +123,25 @@ pub fn register_broker(
     Ok((records, broker_epoch))
 }
 
+/// A broker that runs is reached at other addresses, or stands in another rack, than it registered with. It
+/// goes on as it is: no epoch changes, nothing is fenced, and no leader moves. No record if nothing differs.
+pub fn change_registration(
+    image: &MetadataImage,
+    broker_id: BrokerId,
+    broker_epoch: BrokerEpoch,
+    listeners: &[Listener],
+    rack: Option<&str>,
+) -> Result<(Vec<MetadataRecord>, ()), ControllerError> {
+    check_epoch(image, broker_id, broker_epoch)?;
+    let same = |b: &Arc<BrokerRegistration>| b.listeners == listeners && b.rack.as_deref() == rack;
+    if image.broker(broker_id).is_some_and(same) {
+        return Ok((Vec::new(), ()));
+    }
+    let (listeners, rack) = (listeners.to_vec(), rack.map(str::to_string));
+    let change = MetadataRecord::BrokerRegistrationChange { broker_id, broker_epoch, listeners, rack };
+    Ok((vec![change], ()))
+}
+
 /// The first replica that is in sync and may lead; `returning` is let in by the same batch of records.
 fn elect(image: &MetadataImage, p: &PartitionImage, returning: Option<BrokerId>) -> BrokerId {
     let may_lead = |id: &BrokerId| {
@@ -221,6 +241,7 @@ mod tests {
     use super::super::testing::{apply, cluster, registration, topic, with_topics};
     use super::super::{NewTopic, create_topics};
     use super::*;
+    use crate::metadata::SecurityProtocol;
 
     fn epochs(image: &MetadataImage, name: &str) -> Vec<(i32, i32, i32)> {
         let partitions = &image.topic(name).unwrap().partitions;
@@ -252,6 +273,41 @@ mod tests {
         assert_eq!(epochs(&restarted, "t"), [(1, 2, 2)]);
         let stale = fence_broker(&restarted, BrokerId(1), epoch).unwrap_err();
         assert_eq!(stale.code, ErrorCode::StaleBrokerEpoch);
+    }
+
+    #[test]
+    fn a_broker_moves_without_leaving() {
+        let image = with_topics(&cluster(&[(1, Some("a")), (2, None)]), &[topic("t", 2)]);
+        let before = image.broker(BrokerId(1)).unwrap().clone();
+        let listener = |host: &str| Listener {
+            name: "OUTSIDE".to_string(),
+            host: host.to_string(),
+            port: 31_000,
+            security_protocol: SecurityProtocol::Plaintext,
+        };
+        let listeners = [listener("10.0.0.2")];
+        let change = |image: &MetadataImage, rack: Option<&str>| {
+            change_registration(image, BrokerId(1), before.broker_epoch, &listeners, rack).unwrap().0
+        };
+        let records = change(&image, Some("b"));
+        assert_eq!(records.len(), 1);
+        let moved = apply(&image, &records);
+        let want = BrokerRegistration {
+            listeners: listeners.to_vec(),
+            rack: Some("b".to_string()),
+            ..BrokerRegistration::clone(&before)
+        };
+        assert_eq!(**moved.broker(BrokerId(1)).unwrap(), want);
+        assert_eq!(epochs(&moved, "t"), epochs(&image, "t"));
+        assert!(change(&moved, Some("b")).is_empty());
+        assert_eq!(apply(&moved, &change(&moved, None)).broker(BrokerId(1)).unwrap().rack, None);
+
+        // Another incarnation has taken over since.
+        let restarted = apply(&moved, &register_broker(&moved, &registration(1)).unwrap().0);
+        let late = change_registration(&restarted, BrokerId(1), before.broker_epoch, &listeners, None);
+        assert_eq!(late.unwrap_err().code, ErrorCode::StaleBrokerEpoch);
+        let unknown = change_registration(&image, BrokerId(9), before.broker_epoch, &listeners, None);
+        assert_eq!(unknown.unwrap_err().code, ErrorCode::BrokerIdNotRegistered);
     }
 
     #[test]

@@ -156,10 +156,16 @@ impl<'a> MetadataDelta<'a> {
                 self.changes.brokers_changed.insert(*broker_id);
             }
             MetadataRecord::FenceBroker { broker_id, broker_epoch } => {
-                self.set_fenced(*broker_id, *broker_epoch, true)?;
+                self.edit_broker(*broker_id, *broker_epoch, |broker| broker.fenced = true)?;
             }
             MetadataRecord::UnfenceBroker { broker_id, broker_epoch } => {
-                self.set_fenced(*broker_id, *broker_epoch, false)?;
+                self.edit_broker(*broker_id, *broker_epoch, |broker| broker.fenced = false)?;
+            }
+            MetadataRecord::BrokerRegistrationChange { broker_id, broker_epoch, listeners, rack } => {
+                self.edit_broker(*broker_id, *broker_epoch, |broker| {
+                    broker.listeners.clone_from(listeners);
+                    broker.rack.clone_from(rack);
+                })?;
             }
             MetadataRecord::RetireDisk { disk_uuid } => {
                 Arc::make_mut(&mut self.next.retired_disks).insert(*disk_uuid);
@@ -289,15 +295,15 @@ impl<'a> MetadataDelta<'a> {
         (next, changes)
     }
 
-    fn set_fenced(
+    fn edit_broker(
         &mut self,
         id: BrokerId,
         epoch: crate::ids::BrokerEpoch,
-        fenced: bool,
+        edit: impl FnOnce(&mut BrokerRegistration),
     ) -> Result<(), MetadataError> {
         match Arc::make_mut(&mut self.next.brokers).get_mut(&id) {
             Some(broker) if broker.broker_epoch == epoch => {
-                Arc::make_mut(broker).fenced = fenced;
+                edit(Arc::make_mut(broker));
                 self.changes.brokers_changed.insert(id);
                 Ok(())
             }

@@ -83,6 +83,15 @@ pub enum MetadataRecord {
     FenceBroker { broker_id: BrokerId, broker_epoch: BrokerEpoch },
     /// The broker has recovered its logs and serves.
     UnfenceBroker { broker_id: BrokerId, broker_epoch: BrokerEpoch },
+    /// A broker is reached elsewhere, or stands elsewhere, since it registered. Its incarnation goes on.
+    BrokerRegistrationChange {
+        broker_id: BrokerId,
+        /// That of its registration.
+        broker_epoch: BrokerEpoch,
+        listeners: Vec<Listener>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rack: Option<String>,
+    },
     /// A disk that was replaced: it may never come back.
     RetireDisk { disk_uuid: DiskUuid },
     /// A new topic, without partitions yet.
@@ -148,12 +157,13 @@ pub enum MetadataError {
 
 impl MetadataRecord {
     /// The name of each kind, as it stands in the encoding.
-    pub const NAMES: [&'static str; 13] = [
+    pub const NAMES: [&'static str; 14] = [
         "Cluster",
         "FeatureLevel",
         "RegisterBroker",
         "FenceBroker",
         "UnfenceBroker",
+        "BrokerRegistrationChange",
         "RetireDisk",
         "Topic",
         "RemoveTopic",

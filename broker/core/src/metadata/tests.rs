@@ -14,6 +14,7 @@ enum Op {
     Register(i32),
     Fence(i32),
     Unfence(i32),
+    Move(i32, u16, bool),
     Create { name: usize, partitions: i32, factor: i16, setting: Option<usize> },
     Delete(usize),
     Grow(usize, i32),
@@ -41,6 +42,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => broker.clone().prop_map(Op::Register),
         1 => broker.clone().prop_map(Op::Fence),
         1 => broker.clone().prop_map(Op::Unfence),
+        1 => (broker.clone(), 1..3u16, any::<bool>()).prop_map(|(id, port, rack)| Op::Move(id, port, rack)),
         4 => (name.clone(), 1..4i32, 1..3i16, proptest::option::of(setting.clone()))
             .prop_map(|(name, partitions, factor, setting)| Op::Create { name, partitions, factor, setting }),
         1 => name.clone().prop_map(Op::Delete),
@@ -74,6 +76,17 @@ fn decide(image: &MetadataImage, op: &Op, fresh: &mut dyn FnMut() -> TopicId) ->
         }
         Op::Fence(id) => controller::fence_broker(image, BrokerId(*id), epoch(id)).map(|(r, _)| r),
         Op::Unfence(id) => controller::unfence_broker(image, BrokerId(*id), epoch(id)).map(|(r, _)| r),
+        Op::Move(id, port, rack) => {
+            let listeners = [Listener {
+                name: "PLAINTEXT".to_string(),
+                host: "elsewhere".to_string(),
+                port: *port,
+                security_protocol: SecurityProtocol::Plaintext,
+            }];
+            let rack = rack.then_some("elsewhere");
+            let moved = controller::change_registration(image, BrokerId(*id), epoch(id), &listeners, rack);
+            moved.map(|(r, _)| r)
+        }
         Op::Create { name, partitions, factor, setting } => {
             let setting = setting.map(|s| (SETTINGS[s].0.to_string(), Some(SETTINGS[s].1.to_string())));
             let new = NewTopic {

@@ -148,17 +148,6 @@ impl Pool {
         })
     }
 
-    /// The oldest position that a file still holds.
-    pub fn oldest(&self) -> Option<WalPosition> {
-        self.slots
-            .values()
-            .filter_map(|s| match s {
-                Slot::Holds { base, .. } => Some(*base),
-                Slot::Free => None,
-            })
-            .min()
-    }
-
     /// How full the pool is: files that hold something, of those it may have.
     pub fn fill(&self) -> (usize, usize) {
         (self.slots.len() - self.free(), self.max_files.max(self.slots.len()))
@@ -192,7 +181,6 @@ mod tests {
         assert_eq!(pool.free_slot(), Some(0));
         assert_eq!(pool.locate(WalPosition(0)), None, "its file may be written again");
         assert_eq!(pool.locate(WalPosition(45_056)), Some((1, FILE_HEADER_LEN + 4096)));
-        assert_eq!(pool.oldest(), Some(WalPosition(40_960)));
         assert_eq!(pool.recycle(WalPosition(u64::MAX)), 1, "never the file being written");
     }
 

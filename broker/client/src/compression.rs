@@ -4,7 +4,8 @@
 use std::io::{self, Read};
 
 use bytes::Bytes;
-use chronik_core::record_batch::{BatchHeader, HEADER_LEN};
+
+use crate::batch::header;
 
 /// The most one batch may become when decompressed, in bytes.
 pub const DECOMPRESSED_BYTES_MAX: u64 = 256 << 20;
@@ -29,32 +30,37 @@ pub fn decompress(codec: u8, data: &Bytes) -> io::Result<Bytes> {
     }
 }
 
-/// The same batch without compression, so that core's reader can walk its records. Its checksum is not that
-/// of its bytes any more.
+/// The same batch without compression, so that any reader of plain batches can walk its records. Its checksum
+/// is not that of its bytes any more.
 ///
 /// # Errors
-/// As [`decompress`], and `InvalidData` when `batch` is shorter than a header.
+/// As [`decompress`], and `InvalidData` when `batch` is no whole v2 batch.
 pub fn opened(batch: &Bytes) -> io::Result<Vec<u8>> {
-    let header = BatchHeader::parse(batch).map_err(|e| invalid(e.to_string()))?;
-    let end = header.size_in_bytes();
-    if batch.len() < end || end < HEADER_LEN {
-        return Err(invalid("a batch cut short"));
+    let cut_short = || invalid("a batch cut short");
+    let head = batch.get(..header::BYTES).ok_or_else(cut_short)?;
+    if head[header::MAGIC] != 2 {
+        return Err(invalid(format!("a batch of magic {}", head[header::MAGIC].cast_signed())));
     }
-    let records = decompress((header.attributes & CODEC_BITS) as u8, &batch.slice(HEADER_LEN..end))?;
-    let mut out = Vec::with_capacity(HEADER_LEN + records.len());
-    out.extend_from_slice(&batch[..HEADER_LEN]);
+    let length = i32::from_be_bytes([0, 1, 2, 3].map(|n| head[header::LENGTH + n]));
+    let end = usize::try_from(length).map_err(|_| cut_short())?.saturating_add(LENGTH_COUNTS_FROM);
+    if batch.len() < end || end < header::BYTES {
+        return Err(cut_short());
+    }
+    let attributes = i16::from_be_bytes([head[header::ATTRIBUTES], head[header::ATTRIBUTES + 1]]);
+    let records = decompress((attributes & CODEC_BITS) as u8, &batch.slice(header::BYTES..end))?;
+    let mut out = Vec::with_capacity(header::BYTES + records.len());
+    out.extend_from_slice(head);
     out.extend_from_slice(&records);
     let length = (out.len() - LENGTH_COUNTS_FROM) as i32;
-    out[LENGTH_AT..LENGTH_AT + 4].copy_from_slice(&length.to_be_bytes());
-    let attributes = header.attributes & !CODEC_BITS;
-    out[ATTRIBUTES_AT..ATTRIBUTES_AT + 2].copy_from_slice(&attributes.to_be_bytes());
+    out[header::LENGTH..header::MAGIC - 4].copy_from_slice(&length.to_be_bytes());
+    let attributes = attributes & !CODEC_BITS;
+    out[header::ATTRIBUTES..header::LAST_OFFSET_DELTA].copy_from_slice(&attributes.to_be_bytes());
     Ok(out)
 }
 
 const CODEC_BITS: i16 = 0x7;
-const LENGTH_AT: usize = 8;
-const LENGTH_COUNTS_FROM: usize = 12;
-const ATTRIBUTES_AT: usize = 21;
+/// The length field does not count itself and what is before it.
+const LENGTH_COUNTS_FROM: usize = header::LENGTH + 4;
 
 fn drain(decoder: impl Read) -> io::Result<Bytes> {
     let mut out = Vec::new();
@@ -103,6 +109,13 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::batch::{BatchBuilder, NewRecord};
+
+    fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(text).unwrap();
+        gzip.finish().unwrap()
+    }
 
     fn text() -> Vec<u8> {
         (0..20_000u32).flat_map(|n| (n / 7).to_string().into_bytes()).collect()
@@ -111,8 +124,6 @@ mod tests {
     /// The text under each codec, the snappy one bare and in xerial's frame.
     fn packed() -> Vec<(u8, Vec<u8>)> {
         let text = text();
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(&text).unwrap();
         let mut lz4 = lz4_flex::frame::FrameEncoder::new(Vec::new());
         lz4.write_all(&text).unwrap();
         let mut xerial = [XERIAL_MAGIC, &1u32.to_be_bytes(), &1u32.to_be_bytes()].concat();
@@ -123,7 +134,7 @@ mod tests {
         }
         vec![
             (0, text.clone()),
-            (1, gzip.finish().unwrap()),
+            (1, gzip(&text)),
             (2, snap::raw::Encoder::new().compress_vec(&text).unwrap()),
             (2, xerial),
             (3, lz4.finish().unwrap()),
@@ -145,6 +156,33 @@ mod tests {
             assert!(decompress(codec, &cut).is_err(), "codec {codec}");
         }
         assert!(decompress(5, &Bytes::from_static(b"x")).is_err());
+    }
+
+    #[test]
+    fn an_opened_batch_reads_as_the_plain_one_does() {
+        let mut plain = BatchBuilder::new();
+        plain.push(NewRecord { timestamp: 5, key: Some(b"k"), value: Some(&[b'v'; 500]), headers: &[] });
+        let plain = plain.build();
+        for (codec, pack) in
+            [(1u8, gzip as fn(&[u8]) -> Vec<u8>), (4, |text| zstd::encode_all(text, 1).unwrap())]
+        {
+            let mut packed = plain[..header::BYTES].to_vec();
+            packed.extend_from_slice(&pack(&plain[header::BYTES..]));
+            let length = (packed.len() - LENGTH_COUNTS_FROM) as i32;
+            packed[header::LENGTH..header::LENGTH + 4].copy_from_slice(&length.to_be_bytes());
+            packed[header::ATTRIBUTES + 1] = codec;
+            let packed = Bytes::from(packed);
+            assert_eq!(opened(&packed).unwrap(), plain, "codec {codec}");
+            for cut in 0..packed.len() {
+                assert!(opened(&packed.slice(..cut)).is_err(), "codec {codec} cut at {cut}");
+            }
+        }
+        let mut old = plain.to_vec();
+        old[header::MAGIC] = 1;
+        assert!(opened(&old.into()).is_err());
+        let mut negative = plain.to_vec();
+        negative[header::LENGTH] = 0xff;
+        assert!(opened(&negative.into()).is_err());
     }
 
     #[test]

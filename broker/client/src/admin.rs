@@ -100,6 +100,8 @@ pub struct ConfigEntry {
     pub value: Option<String>,
     /// Where the value comes from.
     pub source: ConfigSource,
+    /// Whether the server refuses to change it while it runs.
+    pub read_only: bool,
 }
 
 impl Client {
@@ -176,6 +178,7 @@ impl Client {
             name: entry.name.to_string(),
             value: entry.value.map(|value| value.to_string()),
             source: ConfigSource::from_wire(entry.config_source),
+            read_only: entry.read_only,
         });
         Ok(entries.collect())
     }

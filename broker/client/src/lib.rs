@@ -1,14 +1,15 @@
-//! The broker package's own Kafka client: what `chronik topics`, `produce`, `consume` and `bench`
-//! speak with, and what tests may use.
+//! Chronik's own Kafka client: what `chronik topics`, `produce`, `consume` and `bench` speak with, what
+//! the operator manages topics and settings with, and what tests may use.
 //!
 //! It is small on purpose: one request at a time per connection, no consumer groups, no
 //! background tasks. Every method names the server's refusal by Kafka's own error name. The
 //! server is not trusted: lengths are checked before anything is allocated for them, and record
-//! batches are read by this module's own reader, which keeps duplicate header keys.
+//! batches are read by this crate's own reader, which keeps duplicate header keys.
 
 mod admin;
 mod batch;
 mod cluster;
+pub mod compression;
 mod connection;
 mod error;
 mod guard;
