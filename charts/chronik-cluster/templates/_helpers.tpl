@@ -3,8 +3,8 @@
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
 {{- fail (printf "the cluster's name %q must consist of small letters, digits and '-', a letter first: set `name`" $name) }}
 {{- end }}
-{{- if gt (len $name) 40 }}
-{{- fail (printf "the cluster's name %q has more than 40 characters: set `name`" $name) }}
+{{- if gt (len $name) 32 }}
+{{- fail (printf "the cluster's name %q has more than 32 characters: set `name`" $name) }}
 {{- end }}
 {{- $name }}
 {{- end }}
@@ -77,7 +77,7 @@ securityContext:
 {{- end }}
 
 {{- define "chronik-cluster.testContainer" -}}
-image: {{ include "chronik-cluster.testImage" . }}
+image: {{ include "chronik-cluster.testImage" . | quote }}
 {{- with .Values.image.pullPolicy }}
 imagePullPolicy: {{ . }}
 {{- end }}
