@@ -10,6 +10,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::cluster::Cause;
+
 type Labels = Vec<(&'static str, &'static str)>;
 
 /// Upper bounds of `reconcile_seconds`.
@@ -47,6 +49,10 @@ impl Default for Metrics {
 impl Metrics {
     fn register(&self) {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // An alert on their increase would miss the first of a series that begins with it.
+        for cause in Cause::ALL {
+            drop(self.pods_deleted.get_or_create(&vec![("reason", cause.label())]));
+        }
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The version of this operator", build);
         registry.register(

@@ -134,10 +134,23 @@ impl Client {
     /// [`ClientError`]; the server's refusal by name.
     pub async fn delete_topic(&mut self, name: &str) -> Result<(), ClientError> {
         let topic = DeleteTopicState::default().with_name(Some(topic_name(name)));
+        self.delete(topic, &format!("delete topic {name}")).await
+    }
+
+    /// Deletes the topic of this id, and none that took its name (KIP-516).
+    ///
+    /// # Errors
+    /// [`ClientError`]; the server's refusal by name.
+    pub async fn delete_topic_by_id(&mut self, id: uuid::Uuid) -> Result<(), ClientError> {
+        let topic = DeleteTopicState::default().with_name(None).with_topic_id(id);
+        self.delete(topic, &format!("delete the topic with the id {id}")).await
+    }
+
+    async fn delete(&mut self, topic: DeleteTopicState, what: &str) -> Result<(), ClientError> {
         let request =
             DeleteTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(ADMIN_TIMEOUT_MS);
         let response = self.administer(&request).await?;
-        let what = || format!("delete topic {name}");
+        let what = || what.to_string();
         let result = first(response.responses, what)?;
         Ok(check(result.error_code, result.error_message.as_deref(), what)?)
     }

@@ -44,7 +44,7 @@ pub enum Unplaced {
     #[error("waiting for a {file} in {} that can be used: {why}", dir.display())]
     Wrong { file: &'static str, dir: PathBuf, why: String },
     #[error(
-        "the data directory {} holds no data, but a disk of this broker is known ({}: forbidden): its disk was replaced or lost, and nothing was written to this one. Bring the disk back; or, if what it held is to be given up, say so where the broker is placed (on Kubernetes: remove the broker's diskUUID from the status of the ChronikCluster), and start it again",
+        "the data directory {} holds no data, but a disk of this broker is known ({}: forbidden): its disk was replaced or lost, and nothing was written to this one. Bring the disk back; or, if what it held is to be given up, say so where the broker is placed (on Kubernetes: remove the annotation chronik.io/disk-uuid from the volume claim), and start it again",
         data_dir.display(),
         file.display()
     )]
@@ -174,7 +174,7 @@ mod tests {
                 line.starts_with("the data directory /data holds no data") && !line.contains('\n'),
                 "{line}"
             );
-            assert!(line.contains("diskUUID"), "{line}");
+            assert!(line.contains("chronik.io/disk-uuid"), "{line}");
         }
     }
 }

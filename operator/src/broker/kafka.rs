@@ -26,6 +26,7 @@ const CHANGE: Duration = Duration::from_secs(20);
 /// Kafka's error codes that are told apart here.
 mod code {
     pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+    pub const UNKNOWN_TOPIC_ID: i16 = 100;
     pub const UNSUPPORTED_VERSION: i16 = 35;
     pub const TOPIC_ALREADY_EXISTS: i16 = 36;
     pub const INVALID_REQUEST: i16 = 42;
@@ -52,7 +53,8 @@ impl KafkaError {
     }
 
     fn is_no_topic(&self) -> bool {
-        matches!(self, KafkaError::Refused(refusal) if refusal.code == code::UNKNOWN_TOPIC_OR_PARTITION)
+        let unknown = [code::UNKNOWN_TOPIC_OR_PARTITION, code::UNKNOWN_TOPIC_ID];
+        matches!(self, KafkaError::Refused(refusal) if unknown.contains(&refusal.code))
     }
 
     /// The label of `broker_calls_total`.
@@ -198,12 +200,10 @@ impl Kafka {
         timed(&self.metrics, "create_partitions", CHANGE, work).await
     }
 
-    /// Deletes the topic of this name if it has this id; `false` if there is none such.
-    pub async fn delete(&mut self, name: &str, id: &str) -> Result<bool, KafkaError> {
-        if self.find(name).await?.is_none_or(|topic| topic.id != id) {
-            return Ok(false);
-        }
-        match timed(&self.metrics, "delete_topics", CHANGE, self.client.delete_topic(name)).await {
+    /// Deletes the topic of this id, whatever its name is by now; `false` if there is none such.
+    pub async fn delete(&mut self, id: &str) -> Result<bool, KafkaError> {
+        let Ok(id) = id.parse() else { return Ok(false) };
+        match timed(&self.metrics, "delete_topics", CHANGE, self.client.delete_topic_by_id(id)).await {
             Err(error) if error.is_no_topic() => Ok(false),
             other => other.map(|()| true),
         }

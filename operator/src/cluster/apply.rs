@@ -1,4 +1,4 @@
-//! Writes: server-side apply by one field manager. An object that Kubernetes refuses does not keep the others back.
+//! Writes: server-side apply by one field manager. An object that Kubernetes refuses keeps back only what needs it.
 
 use std::fmt::Debug;
 
@@ -12,12 +12,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::crd::cluster::DeletionPolicy;
 use crate::crd::{ChronikCluster, FIELD_MANAGER};
 
 use super::build::{self, Objects};
 use super::facts::Facts;
 use super::fetch::api;
-use super::names::{APPLIED, CLUSTER_LABEL, Names};
+use super::names::{APPLIED, CLUSTER_LABEL, DISK_UUID, Names};
 use super::placement;
 use super::storage::{Plan, Recreate};
 
@@ -75,30 +76,62 @@ pub struct Apply<'a> {
 }
 
 impl Apply<'_> {
-    /// Everything, in the order in which things need each other. With `hold_config` the ConfigMap and the StatefulSets
-    /// stay as they are.
+    /// Everything, in the order in which things need each other. With `hold_config` the brokers go on with the
+    /// configuration they have, and so do the Services and rules that lead to their ports.
     pub async fn all(&self, objects: &Objects, plan: &Plan, hold_config: bool) -> Outcome {
         let mut outcome = Outcome::default();
         self.token(&mut outcome).await;
         self.one(&mut outcome, &objects.service_account).await;
-        for service in &objects.services {
-            self.one(&mut outcome, service).await;
-        }
-        self.stale_services(&mut outcome, &objects.services).await;
-        match &objects.network_policy {
-            Some(policy) => _ = self.one(&mut outcome, policy).await,
-            None => self.no_network_policy(&mut outcome).await,
+        if !hold_config {
+            for service in &objects.services {
+                self.one(&mut outcome, service).await;
+            }
+            // A broker would wait in vain for what was refused: those that run stay as they are.
+            if outcome.refused.is_empty() && outcome.waiting.is_empty() {
+                self.brokers(&mut outcome, objects, plan).await;
+            }
+            match &objects.network_policy {
+                Some(policy) => _ = self.one(&mut outcome, policy).await,
+                None => self.no_network_policy(&mut outcome).await,
+            }
         }
         self.one(&mut outcome, &objects.disruption_budget).await;
-        if hold_config {
-            return outcome;
-        }
-        self.one(&mut outcome, &objects.config_map).await;
-        self.grow(&mut outcome, plan).await;
-        for set in &objects.stateful_sets {
-            self.stateful_set(&mut outcome, set, plan).await;
-        }
         outcome
+    }
+
+    /// Configuration, volumes and pods, and at last the Services that nobody needs any more.
+    async fn brokers(&self, outcome: &mut Outcome, objects: &Objects, plan: &Plan) {
+        self.one(outcome, &objects.config_map).await;
+        if !outcome.refused.is_empty() || !outcome.waiting.is_empty() {
+            return;
+        }
+        self.grow(outcome, plan).await;
+        for set in &objects.stateful_sets {
+            self.stateful_set(outcome, set, plan).await;
+        }
+        self.stale_services(outcome, &objects.services).await;
+    }
+
+    /// Volumes that are to stay are not taken along by a StatefulSet that ends. This acts at once, whatever else is held
+    /// back: the deletion may be the next thing that happens.
+    pub async fn retain_volumes(&self) -> Result<(), Error> {
+        if self.cluster.spec.deletion_policy != DeletionPolicy::Retain {
+            return Ok(());
+        }
+        let deletes = |set: &&StatefulSet| {
+            let spec = set.spec.as_ref();
+            let policy = spec.and_then(|s| s.persistent_volume_claim_retention_policy.as_ref());
+            policy.is_some_and(|p| p.when_deleted.as_deref() == Some("Delete"))
+        };
+        for set in self.facts.stateful_sets.values().filter(|set| self.owns(*set)).filter(deletes) {
+            let patch = json!({
+                "metadata": {"uid": set.uid()},
+                "spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"}},
+            });
+            let api = api::<StatefulSet>(self.client, self.names);
+            api.patch(&set.name_any(), &merge(), &Patch::Merge(&patch)).await?;
+        }
+        Ok(())
     }
 
     /// Applies one object, and says whether it changed.
@@ -307,6 +340,18 @@ pub async fn delete_pod(client: &Client, names: &Names, pod: &str, uid: &str) ->
     match api::<Pod>(client, names).delete(pod, &params).await {
         Ok(_) => Ok(true),
         Err(Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Notes on a volume claim which disk it is.
+pub async fn record_disk(client: &Client, names: &Names, disk: &placement::NewDisk) -> Result<(), Error> {
+    let patch = json!({"metadata": {"uid": disk.claim_uid, "annotations": {DISK_UUID: disk.uuid}}});
+    let api = api::<PersistentVolumeClaim>(client, names);
+    match api.patch_metadata(&disk.claim, &merge(), &Patch::Merge(&patch)).await {
+        Ok(_) => Ok(()),
+        // Another claim of the name is recorded by another look.
+        Err(Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
         Err(e) => Err(e),
     }
 }

@@ -10,7 +10,7 @@ use kube::ResourceExt;
 
 use crate::broker::admin::{Cluster, Identity, PostRestart, PreRestart, Readiness};
 
-use super::names::{ADVERTISED, CONFIG_HASH, CONTAINER};
+use super::names::{ADMIN_PORT_NAME, ADVERTISED, CONFIG_HASH, CONTAINER};
 
 /// Everything one reconcile decides by.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +39,19 @@ pub struct Answers {
     pub cluster: Option<Cluster>,
     pub pre_restart: Option<Result<PreRestart, String>>,
     pub post_restart: Option<Result<PostRestart, String>>,
+}
+
+impl Facts {
+    /// Whether an object belongs to a StatefulSet that is not this cluster's: an earlier cluster of the name left it, and
+    /// the garbage collector will take it.
+    pub fn is_foreign(&self, cluster_uid: &str, object: &impl ResourceExt) -> bool {
+        let sets = object.owner_references().iter().filter(|owner| owner.kind == "StatefulSet");
+        let ours = |uid: &str| {
+            let set = self.stateful_sets.values().find(|set| set.uid().as_deref() == Some(uid));
+            set.is_some_and(|set| set.owner_references().iter().any(|owner| owner.uid == cluster_uid))
+        };
+        sets.into_iter().any(|owner| !ours(&owner.uid))
+    }
 }
 
 /// Why the broker's container does not run.
@@ -72,6 +85,8 @@ pub struct PodFacts {
     pub node: Option<String>,
     pub revision: Option<String>,
     pub image: Option<String>,
+    /// The ports of its listeners, by their names.
+    pub listeners: Vec<(String, i32)>,
     pub config_hash: Option<String>,
     pub terminating: bool,
     pub ready: bool,
@@ -91,6 +106,13 @@ impl PodFacts {
             node: spec.and_then(|s| s.node_name.clone()).filter(|node| !node.is_empty()),
             revision: pod.labels().get("controller-revision-hash").cloned(),
             image: container.and_then(|c| c.image.clone()),
+            listeners: container
+                .and_then(|c| c.ports.as_ref())
+                .into_iter()
+                .flatten()
+                .filter_map(|port| Some((port.name.clone()?, port.container_port)))
+                .filter(|(name, _)| name != ADMIN_PORT_NAME)
+                .collect(),
             config_hash: pod.annotations().get(CONFIG_HASH).cloned(),
             terminating: pod.metadata.deletion_timestamp.is_some(),
             ready: condition(pod, "Ready").is_some_and(|(status, _, _)| status == "True"),

@@ -36,20 +36,19 @@ pub async fn facts(ctx: &Context, cluster: &ChronikCluster, names: &Names) -> Re
     // Others may label pods of theirs as this cluster's.
     let brokers: BTreeSet<String> =
         names::brokers(cluster).into_iter().map(|(id, pool)| names.pod(&pool.name, id)).collect();
-    let pods: BTreeMap<String, Pod> = pods.into_iter().filter(|(name, _)| brokers.contains(name)).collect();
-    let nodes = nodes(client, pods.values()).await?;
-    let token = secret.as_ref().and_then(token);
     let mut facts = Facts {
         stateful_sets,
-        pods,
         claims,
         services,
         config_map,
-        nodes,
         storage_classes,
-        token,
-        answers: BTreeMap::new(),
+        token: secret.as_ref().and_then(token),
+        ..Facts::default()
     };
+    let uid = cluster.uid().unwrap_or_default();
+    let ours = |name: &String, pod: &Pod| brokers.contains(name) && !facts.is_foreign(&uid, pod);
+    facts.pods = pods.into_iter().filter(|(name, pod)| ours(name, pod)).collect();
+    facts.nodes = nodes(client, facts.pods.values()).await?;
     facts.answers = answers(&ctx.metrics, cluster, names, &facts).await;
     Ok(facts)
 }

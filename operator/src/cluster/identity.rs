@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use crate::crd::ChronikCluster;
 
 use super::facts::Facts;
-use super::names::{self, CLUSTER_ID, Names};
+use super::names::{self, CLUSTER_ID, CLUSTER_LABEL, Names};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClusterId {
@@ -34,6 +34,14 @@ pub fn cluster_id(cluster: &ChronikCluster, names: &Names, facts: &Facts) -> Clu
             let Some(claim) = facts.claims.get(&name) else { continue };
             if claim.metadata.deletion_timestamp.is_some() {
                 return ClusterId::Wait(format!("volume claim {name} is being deleted"));
+            }
+            if facts.is_foreign(&cluster.uid().unwrap_or_default(), claim) {
+                return ClusterId::Wait(format!(
+                    "volume claim {name} goes with an earlier cluster of this name"
+                ));
+            }
+            if let Some(other) = claim.labels().get(CLUSTER_LABEL).filter(|other| **other != names.cluster) {
+                return ClusterId::Unknown(format!("volume claim {name} is cluster {other}'s"));
             }
             match claim.annotations().get(CLUSTER_ID) {
                 Some(id) => ids.insert(id.clone()),
@@ -130,6 +138,13 @@ mod tests {
         assert!(matches!(found(&bare), ClusterId::Unknown(why) if why.contains("data-demo-main-0")));
         let two = with(&[("data-demo-main-0", of("a")), ("wal-demo-main-0", of("b"))]);
         assert!(matches!(found(&two), ClusterId::Unknown(why) if why.contains("a and b")));
+        let labelled =
+            json!({"labels": {"chronik.io/cluster": "other"}, "annotations": {"chronik.io/cluster-id": "a"}});
+        let anothers = with(&[("data-demo-main-0", labelled)]);
+        assert!(matches!(found(&anothers), ClusterId::Unknown(why) if why.contains("cluster other")));
+        let owner = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "demo-main", "uid": "s0"});
+        let left = json!({"annotations": {"chronik.io/cluster-id": "a"}, "ownerReferences": [owner]});
+        assert!(matches!(found(&with(&[("data-demo-main-0", left)])), ClusterId::Wait(_)));
         let ending = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
         assert!(matches!(found(&with(&[("data-demo-main-0", ending)])), ClusterId::Wait(_)));
     }

@@ -19,4 +19,5 @@ mod storage;
 mod validate;
 mod watch;
 
+pub use roll::Cause;
 pub use watch::run;

@@ -15,6 +15,9 @@ pub const POOL_LABEL: &str = "chronik.io/pool";
 pub const CONFIG_HASH: &str = "chronik.io/config-hash";
 /// On the volumes: the cluster they belong to.
 pub const CLUSTER_ID: &str = "chronik.io/cluster-id";
+/// On the data volumes' claims: the disk that a broker was first seen with. Another one under its name is another
+/// broker's, or an empty one.
+pub const DISK_UUID: &str = "chronik.io/disk-uuid";
 /// On pods, and files of the same name (without the prefix) in the container.
 pub const ADVERTISED: &str = "chronik.io/advertised-listeners";
 pub const RACK: &str = "chronik.io/rack";
@@ -24,6 +27,8 @@ pub const APPLIED: &str = "chronik.io/applied";
 
 /// The name of the broker's container.
 pub const CONTAINER: &str = "broker";
+/// The name of its port for the operator and for metrics.
+pub const ADMIN_PORT_NAME: &str = "admin";
 /// The file in the ConfigMap.
 pub const CONFIG_FILE: &str = "broker.yaml";
 /// The key in the token's Secret.
@@ -82,6 +87,11 @@ impl Names {
     /// A pod's own DNS name, by the headless Service.
     pub fn pod_host(&self, pool: &str, broker: i32) -> String {
         format!("{}.{}.{}.svc.{}", self.pod(pool, broker), self.brokers(), self.namespace, self.domain)
+    }
+
+    /// The claim of a broker's data volume.
+    pub fn data_claim(&self, pool: &str, broker: i32) -> String {
+        format!("{DATA}-{}", self.pod(pool, broker))
     }
 
     /// The names of a broker's volume claims: data, and WAL if it has one of its own.

@@ -2,7 +2,8 @@
 //! may begin with an empty disk. Written as annotations on the pod, which the broker sees as files.
 //!
 //! This goes on while a cluster is paused: it decides nothing, and a broker that came back elsewhere would not serve
-//! without it.
+//! without it. A pod whose listeners are not those of the spec is left alone until it is replaced: it listens where it
+//! was told when it started.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,32 @@ use crate::crd::cluster::{Listener, ListenerType, Pool};
 
 use super::build::node_port;
 use super::facts::{Facts, PodFacts};
-use super::names::{self, ADVERTISED, BOOTSTRAP, Names, RACK};
+use super::names::{self, ADVERTISED, BOOTSTRAP, DISK_UUID, Names, RACK};
+
+/// A disk that its claim does not name yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewDisk {
+    pub claim: String,
+    pub claim_uid: String,
+    pub uuid: String,
+}
+
+/// Disks that brokers have told of, and that are on no record.
+pub fn new_disks(cluster: &ChronikCluster, names: &Names, facts: &Facts) -> Vec<NewDisk> {
+    let brokers = names::brokers(cluster).into_iter();
+    let found = brokers.filter_map(|(broker, pool)| {
+        let uuid = facts.answers.get(&broker)?.identity.as_ref()?.disk_uuid.clone();
+        let claim = facts.claims.get(&names.data_claim(&pool.name, broker))?;
+        let unknown = !claim.annotations().contains_key(DISK_UUID) && !uuid.is_empty();
+        unknown.then(|| NewDisk { claim: claim.name_any(), claim_uid: claim.uid().unwrap_or_default(), uuid })
+    });
+    found.collect()
+}
+
+/// The disk that a broker is known to have.
+pub fn known_disk<'a>(names: &Names, facts: &'a Facts, pool: &Pool, broker: i32) -> Option<&'a String> {
+    facts.claims.get(&names.data_claim(&pool.name, broker))?.annotations().get(DISK_UUID)
+}
 
 /// The annotations that a pod shall have and has not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +62,12 @@ pub fn changes(
         let Some(pod) = facts.pods.get(&names.pod(&pool.name, broker)) else { continue };
         let found = PodFacts::of(pod);
         let Some(node) = found.node.as_ref().filter(|_| !found.terminating) else { continue };
+        if !listens_as_wanted(cluster, &found) {
+            if !found.placed {
+                waits.insert(broker, "its listeners are no longer those of the cluster".to_string());
+            }
+            continue;
+        }
         let wanted = match facts.nodes.get(node) {
             Some(node) => annotations(cluster, names, facts, broker, pool, node),
             None => Err(format!("node {node} is not there")),
@@ -55,6 +87,13 @@ pub fn changes(
         }
     }
     (changes, waits)
+}
+
+/// Whether a pod's container has the ports of the cluster's listeners.
+fn listens_as_wanted(cluster: &ChronikCluster, pod: &PodFacts) -> bool {
+    let wanted = cluster.spec.listeners.iter().map(|listener| (listener.name.as_str(), listener.port));
+    let has: Vec<(&str, i32)> = pod.listeners.iter().map(|(name, port)| (name.as_str(), *port)).collect();
+    wanted.clone().count() == has.len() && wanted.into_iter().all(|listener| has.contains(&listener))
 }
 
 fn annotations(
@@ -79,9 +118,7 @@ fn annotations(
         addresses.push(format!("{}://{}", listener.name.to_uppercase(), host_port(&host, port)));
     }
     let rack = node.labels().get("topology.kubernetes.io/zone").cloned().unwrap_or_default();
-    let known_disk = cluster.status.iter().flat_map(|s| &s.brokers);
-    let known_disk = known_disk.filter(|b| b.id == broker).any(|b| b.disk_uuid.is_some());
-    let bootstrap = if known_disk { "forbidden" } else { "allowed" };
+    let bootstrap = if known_disk(names, facts, pool, broker).is_some() { "forbidden" } else { "allowed" };
     Ok(BTreeMap::from([(ADVERTISED, addresses.join(",")), (RACK, rack), (BOOTSTRAP, bootstrap.to_string())]))
 }
 
@@ -117,10 +154,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::broker::admin::Identity;
     use crate::cluster::build::tests::{outside, small};
+    use crate::cluster::facts::Answers;
     use crate::cluster::facts::testing::{container, pod};
-    use crate::crd::ChronikClusterStatus;
-    use crate::crd::cluster::BrokerStatus;
 
     fn node(addresses: serde_json::Value) -> Node {
         serde_json::from_value(json!({
@@ -130,8 +167,13 @@ mod tests {
         .unwrap()
     }
 
-    fn facts() -> Facts {
-        let pod = pod(container(json!({"running": {}})));
+    /// A pod that listens as the cluster says.
+    fn facts(cluster: &ChronikCluster) -> Facts {
+        let mut pod = pod(container(json!({"running": {}})));
+        let ports = cluster.spec.listeners.iter().map(|l| json!({"name": l.name, "containerPort": l.port}));
+        let ports: Vec<_> = ports.chain([json!({"name": "admin", "containerPort": 9644})]).collect();
+        let container = &mut pod.spec.as_mut().unwrap().containers[0];
+        container.ports = serde_json::from_value(json!(ports)).unwrap();
         let node = node(json!([{"type": "InternalIP", "address": "10.89.0.11"}]));
         Facts {
             pods: BTreeMap::from([("demo-main-0".to_string(), pod)]),
@@ -152,7 +194,7 @@ mod tests {
         let mut cluster = small();
         cluster.spec.listeners.push(outside(9094));
         let names = Names::of(&cluster, "cluster.local");
-        let mut facts = facts();
+        let mut facts = facts(&cluster);
         facts.services.insert("demo-outside-0".into(), service(Some(31234)));
         let (found, waits) = changes(&cluster, &names, &facts);
         assert_eq!(waits, BTreeMap::new());
@@ -174,8 +216,8 @@ mod tests {
         let annotations = facts.pods.get_mut("demo-main-0").unwrap().annotations_mut();
         annotations.extend(expected.into_iter().map(|(k, v)| (k.to_string(), v)));
         assert_eq!(changes(&cluster, &names, &facts).0, []);
-        let broker = BrokerStatus { id: 0, disk_uuid: Some("d".into()), ..BrokerStatus::default() };
-        cluster.status = Some(ChronikClusterStatus { brokers: vec![broker], ..Default::default() });
+        let known = json!({"metadata": {"name": "data-demo-main-0", "annotations": {DISK_UUID: "d"}}});
+        facts.claims.insert("data-demo-main-0".into(), serde_json::from_value(known).unwrap());
         let (found, _) = changes(&cluster, &names, &facts);
         assert_eq!(found[0].annotations, BTreeMap::from([(BOOTSTRAP, "forbidden".to_string())]));
     }
@@ -185,7 +227,7 @@ mod tests {
         let mut cluster = small();
         cluster.spec.listeners.push(outside(9094));
         let names = Names::of(&cluster, "cluster.local");
-        let mut facts = facts();
+        let mut facts = facts(&cluster);
         facts.services.insert("demo-outside-0".into(), service(None));
         let (found, waits) = changes(&cluster, &names, &facts);
         assert_eq!(found, []);
@@ -194,6 +236,38 @@ mod tests {
         assert!(changes(&cluster, &names, &facts).1[&0].contains("node n1"));
         facts.pods.get_mut("demo-main-0").unwrap().spec.as_mut().unwrap().node_name = None;
         assert_eq!(changes(&cluster, &names, &facts), (vec![], BTreeMap::new()));
+    }
+
+    #[test]
+    fn a_pod_with_other_listeners_is_left_alone_until_it_is_replaced() {
+        let mut cluster = small();
+        let names = Names::of(&cluster, "cluster.local");
+        let mut facts = facts(&cluster);
+        cluster.spec.listeners[0].port = 9192;
+        let (found, waits) = changes(&cluster, &names, &facts);
+        assert_eq!(found, []);
+        assert!(waits[&0].contains("no longer"), "{waits:?}");
+        // One that was told its address serves there until then.
+        let annotations = facts.pods.get_mut("demo-main-0").unwrap().annotations_mut();
+        annotations.insert(ADVERTISED.to_string(), "INTERNAL://a:9092".to_string());
+        assert_eq!(changes(&cluster, &names, &facts), (vec![], BTreeMap::new()));
+    }
+
+    #[test]
+    fn a_disk_is_recorded_once() {
+        let cluster = small();
+        let names = Names::of(&cluster, "cluster.local");
+        let mut facts = facts(&cluster);
+        let claim = json!({"metadata": {"name": "data-demo-main-0", "uid": "c1"}});
+        facts.claims.insert("data-demo-main-0".into(), serde_json::from_value(claim).unwrap());
+        assert_eq!(new_disks(&cluster, &names, &facts), []);
+        let identity = Identity { disk_uuid: "d1".into(), ..Identity::default() };
+        facts.answers.insert(0, Answers { identity: Some(identity), ..Answers::default() });
+        let disk = NewDisk { claim: "data-demo-main-0".into(), claim_uid: "c1".into(), uuid: "d1".into() };
+        assert_eq!(new_disks(&cluster, &names, &facts), [disk]);
+        let claim = facts.claims.get_mut("data-demo-main-0").unwrap();
+        claim.annotations_mut().insert(DISK_UUID.to_string(), "d0".to_string());
+        assert_eq!(new_disks(&cluster, &names, &facts), [], "another disk does not replace it on record");
     }
 
     #[test]

@@ -23,8 +23,8 @@ use super::roll::{self, Decision, Delete, Verdict};
 use super::status::{self, Hold};
 use super::{fetch, live, placement, settings, storage, validate};
 
-/// What was read may be this old when a pod is deleted by it.
-const FACTS_AGE_MAX: Duration = Duration::from_secs(5);
+/// What was read may be this old when a pod is deleted by it: Kubernetes' objects, then the brokers' answers.
+const FACTS_AGE_MAX: Duration = Duration::from_secs(15);
 /// How soon to look again while something is under way.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -89,15 +89,54 @@ pub async fn reconcile(ctx: &Context, namespace: &str, name: &str) -> Result<Aga
         return Ok(Again::Never);
     }
     let names = Names::of(&cluster, &ctx.options.cluster_domain);
+    match look(ctx, &clusters, cluster.clone(), names).await {
+        Err(ReconcileError::Kubernetes(e)) if is_refusal(&e) => {
+            tell_refusal(&clusters, &cluster, &e).await;
+            Err(ReconcileError::Kubernetes(e))
+        }
+        other => other,
+    }
+}
+
+async fn look(
+    ctx: &Context,
+    clusters: &Api<ChronikCluster>,
+    cluster: ChronikCluster,
+    names: Names,
+) -> Result<Again, ReconcileError> {
+    let read_at = Instant::now();
     let facts = fetch::facts(ctx, &cluster, &names).await?;
-    let outcome = Outcome::default();
-    let mut look = Look { ctx, cluster, names, facts, read_at: Instant::now(), outcome };
+    let mut look = Look { ctx, cluster, names, facts, read_at, outcome: Outcome::default() };
     look.place().await?;
+    look.apply().retain_volumes().await?;
     look.outcome.hold = look.hold().await?;
     if look.outcome.hold.is_none() {
         look.keep().await?;
     }
-    look.tell(&clusters).await
+    look.tell(clusters).await
+}
+
+/// Whether Kubernetes has understood and will not: trying again does not help by itself.
+fn is_refusal(e: &kube::Error) -> bool {
+    matches!(e, kube::Error::Api(status) if matches!(status.code, 400 | 401 | 403 | 405 | 422))
+}
+
+/// What keeps the operator from its work is told where a user looks: what was true before may no longer be.
+async fn tell_refusal(clusters: &Api<ChronikCluster>, cluster: &ChronikCluster, e: &kube::Error) {
+    let mut conditions = cluster.status.clone().unwrap_or_default().conditions;
+    let (now, generation) = (Time(Timestamp::now()), cluster.metadata.generation);
+    let why = format!("the operator cannot look after this cluster: {}", apply::words(e));
+    conditions::set(&mut conditions, &now, generation, "Ready", false, "ReconcileFailed", why.clone());
+    conditions::set(&mut conditions, &now, generation, "Degraded", true, "ReconcileFailed", why);
+    if cluster.status.as_ref().is_some_and(|status| status.conditions == conditions) {
+        return;
+    }
+    let patch = json!({"metadata": {"uid": cluster.uid()}, "status": {"conditions": conditions}});
+    let manager = PatchParams { field_manager: Some(FIELD_MANAGER.to_string()), ..PatchParams::default() };
+    let told = clusters.patch_status(&cluster.name_any(), &manager, &Patch::Merge(&patch)).await;
+    if let Err(e) = told {
+        tracing::warn!(cluster = cluster.name_any(), "its status cannot be written: {}", apply::words(&e));
+    }
 }
 
 impl Look<'_> {
@@ -106,6 +145,9 @@ impl Look<'_> {
         let (changes, waits) = placement::changes(&self.cluster, &self.names, &self.facts);
         for change in changes {
             apply::place(&self.ctx.client, &self.names, &change).await?;
+        }
+        for disk in placement::new_disks(&self.cluster, &self.names, &self.facts) {
+            apply::record_disk(&self.ctx.client, &self.names, &disk).await?;
         }
         self.outcome.unplaced = waits;
         Ok(())
@@ -182,17 +224,15 @@ impl Look<'_> {
         }
         let disruptable = roll::disruptable(&brokers, &decision);
         let objects = self.with_budget(objects, disruptable);
-        let apply = Apply {
-            client: &self.ctx.client,
-            cluster: &self.cluster,
-            names: &self.names,
-            facts: &self.facts,
-        };
-        self.outcome.applied = apply.all(&objects, &plan, self.holds_config()).await;
+        self.outcome.applied = self.apply().all(&objects, &plan, self.holds_config()).await;
         self.told_applied().await;
         self.outcome.decision = Some(self.act(decision).await?);
         self.settle_live().await;
         Ok(())
+    }
+
+    fn apply(&self) -> Apply<'_> {
+        Apply { client: &self.ctx.client, cluster: &self.cluster, names: &self.names, facts: &self.facts }
     }
 
     fn input<'b>(&'b self, image: &'b str, disruptable: bool) -> build::Input<'b> {
@@ -249,7 +289,7 @@ impl Look<'_> {
     /// itself; so does one that is not checked, while a broker serves.
     fn holds_config(&self) -> bool {
         match &self.outcome.verdict {
-            Verdict::Invalid(_) => self.serves(),
+            Verdict::Invalid(_) => true,
             Verdict::Unknown(_) => self.serves(),
             Verdict::NotNeeded | Verdict::Valid => false,
         }
@@ -285,12 +325,15 @@ impl Look<'_> {
     /// Deletes the pod that was decided on, and tells what it is waiting for.
     async fn act(&self, decision: Decision) -> Result<Decision, ReconcileError> {
         match &decision {
-            Decision::Delete(_) if self.read_at.elapsed() > FACTS_AGE_MAX => {
+            Decision::Delete(delete) if self.read_at.elapsed() > FACTS_AGE_MAX => {
                 tracing::warn!(
                     cluster = self.names.cluster,
                     "what was read is too old to delete a pod by it: looking again"
                 );
-                Ok(Decision::Nothing)
+                let mut operation = delete.operation.clone();
+                operation.step = "PreRestart".to_string();
+                operation.blocked_by = vec!["what was read is too old: looking again".to_string()];
+                Ok(Decision::Wait(operation))
             }
             Decision::Delete(delete) => {
                 self.delete(delete).await?;

@@ -73,6 +73,8 @@ pub enum Cause {
 }
 
 impl Cause {
+    pub const ALL: [Cause; 4] = [Cause::Config, Cause::Image, Cause::Requested, Cause::Broken];
+
     pub fn label(self) -> &'static str {
         match self {
             Cause::Config => "config",

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use crate::crd::cluster::{BrokerStatus, ChronikClusterStatus, Engine, ListenerStatus, ListenerType};
+use crate::crd::cluster::{BrokerStatus, ChronikClusterStatus, Engine, ListenerStatus, ListenerType, Pool};
 use crate::crd::{ChronikCluster, conditions};
 
 use super::apply;
@@ -12,7 +12,7 @@ use super::build::node_port;
 use super::facts::{Answers, Facts, NotRunning, PodFacts};
 use super::live;
 use super::names::{self, Names};
-use super::placement::{host_port, outside_host};
+use super::placement::{host_port, known_disk, outside_host};
 use super::roll::{self, Decision, Verdict};
 
 /// Why nothing is applied at all.
@@ -46,10 +46,8 @@ type Why = (&'static str, String);
 
 pub fn status(input: &Input<'_>) -> ChronikClusterStatus {
     let old = input.cluster.status.clone().unwrap_or_default();
-    let brokers: Vec<BrokerStatus> = names::brokers(input.cluster)
-        .into_iter()
-        .map(|(id, pool)| broker(input, &old, id, input.names.pod(&pool.name, id)))
-        .collect();
+    let brokers: Vec<BrokerStatus> =
+        names::brokers(input.cluster).into_iter().map(|(id, pool)| broker(input, pool, id)).collect();
     let ready = brokers.iter().filter(|b| b.phase == "Ready").count();
     let engines: BTreeSet<&str> = brokers.iter().filter_map(|b| b.wal_engine.as_deref()).collect();
     let mut status = ChronikClusterStatus {
@@ -91,10 +89,9 @@ pub fn status(input: &Input<'_>) -> ChronikClusterStatus {
     status
 }
 
-/// One broker. The disk it was first seen with stays on record: another one under its name is another broker's, or an
-/// empty one.
-fn broker(input: &Input<'_>, old: &ChronikClusterStatus, id: i32, pod_name: String) -> BrokerStatus {
-    let before = old.brokers.iter().find(|b| b.id == id);
+/// One broker, with the disk that is on record for it.
+fn broker(input: &Input<'_>, pool: &Pool, id: i32) -> BrokerStatus {
+    let pod_name = input.names.pod(&pool.name, id);
     let pod = input.facts.pods.get(&pod_name).map(PodFacts::of);
     let answers = input.facts.answers.get(&id);
     let identity = answers.and_then(|a| a.identity.as_ref());
@@ -103,8 +100,8 @@ fn broker(input: &Input<'_>, old: &ChronikClusterStatus, id: i32, pod_name: Stri
         id,
         pod: pod_name,
         node: pod.as_ref().and_then(|pod| pod.node.clone()),
-        disk_uuid: before
-            .and_then(|b| b.disk_uuid.clone())
+        disk_uuid: known_disk(input.names, input.facts, pool, id)
+            .cloned()
             .or_else(|| identity.map(|identity| identity.disk_uuid.clone())),
         wal_engine: identity.map(|identity| identity.wal_engine.clone()),
         version: identity.map(|identity| identity.version.clone()),
@@ -158,7 +155,7 @@ fn trouble(input: &Input<'_>, brokers: &[BrokerStatus]) -> Option<Why> {
         return Some(why);
     }
     if !input.applied.refused.is_empty() {
-        return Some(("InvalidConfig", format!("Kubernetes refused {}", input.applied.refused.join("; "))));
+        return Some(("ApplyRefused", format!("Kubernetes refused {}", input.applied.refused.join("; "))));
     }
     match input.decision {
         Decision::Wait(operation) => return Some(("Rolling", told(operation))),
@@ -291,7 +288,8 @@ fn progressing(input: &Input<'_>) -> (bool, Why) {
 
 /// What needs a human.
 fn degraded(input: &Input<'_>, trouble: Option<&Why>) -> (bool, Why) {
-    const FOR_HUMANS: [&str; 6] = [
+    const FOR_HUMANS: [&str; 7] = [
+        "ApplyRefused",
         "BrokerFailing",
         "ImagePull",
         "Unschedulable",
@@ -312,8 +310,8 @@ fn degraded(input: &Input<'_>, trouble: Option<&Why>) -> (bool, Why) {
     {
         found.push(("ProfileInUse", removals.join("; ")));
     }
-    let recorded = input.cluster.status.iter().flat_map(|s| &s.brokers);
-    for (id, disk) in recorded.filter_map(|b| Some((b.id, b.disk_uuid.as_ref()?))) {
+    for (id, pool) in names::brokers(input.cluster) {
+        let Some(disk) = known_disk(input.names, input.facts, pool, id) else { continue };
         let now = input.facts.answers.get(&id).and_then(|a| a.identity.as_ref()).map(|i| &i.disk_uuid);
         if now.is_some_and(|now| now != disk) {
             found.push(("DiskReplaced", format!("broker {id} is on another disk than {disk}")));

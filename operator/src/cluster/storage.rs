@@ -69,7 +69,10 @@ pub fn plan(cluster: &ChronikCluster, names: &Names, facts: &Facts) -> Plan {
             }
         }
         if let Some(set) = facts.stateful_sets.get(&set_name)
-            && volumes.iter().any(|(template, volume)| template_size(set, template) != Some(&volume.size))
+            && volumes.iter().any(|(template, volume)| {
+                // By what they are: Kubernetes stores 1024Gi as 1Ti.
+                template_size(set, template).and_then(millis) != millis(&volume.size)
+            })
         {
             let step = if can_grow { recreate(facts, set) } else { Recreate::Keep };
             plan.recreate.insert(set_name, step);
@@ -213,6 +216,15 @@ mod tests {
     }
 
     #[test]
+    fn a_size_in_other_words_is_the_same_size() {
+        let mut cluster = small();
+        for same in ["10240Mi", "10737418240"] {
+            cluster.spec.pools[0].storage.volume.size = Quantity(same.into());
+            assert_eq!(planned(&cluster, &facts(true, "Retain")), Plan::default(), "{same}");
+        }
+    }
+
+    #[test]
     fn a_statefulset_that_would_take_its_claims_along_lets_go_first() {
         assert_eq!(planned(&grown(), &facts(true, "Delete")).recreate["demo-main"], Recreate::LetGoOfClaims);
         let mut owned = facts(true, "Retain");
@@ -241,6 +253,85 @@ mod tests {
         let mut facts = facts(false, "Retain");
         facts.stateful_sets.clear();
         assert_eq!(planned(&cluster, &facts), Plan::default());
+    }
+
+    /// What Kubernetes and the next apply make of a plan.
+    fn carried_out(cluster: &ChronikCluster, facts: &mut Facts, plan: &Plan) {
+        for grow in &plan.grow {
+            let claim = facts.claims.get_mut(&grow.claim).unwrap();
+            let requests =
+                claim.spec.as_mut().unwrap().resources.as_mut().unwrap().requests.as_mut().unwrap();
+            requests.insert("storage".into(), grow.size.clone());
+        }
+        for (name, step) in &plan.recreate {
+            match step {
+                Recreate::Keep => (),
+                Recreate::LetGoOfClaims => {
+                    let spec = facts.stateful_sets.get_mut(name).unwrap().spec.as_mut().unwrap();
+                    spec.persistent_volume_claim_retention_policy.as_mut().unwrap().when_deleted =
+                        Some("Retain".into());
+                    facts.claims.values_mut().for_each(|claim| claim.metadata.owner_references = None);
+                }
+                Recreate::Delete { uid } => {
+                    let gone = facts.stateful_sets.remove(name).unwrap();
+                    assert_eq!(gone.uid().as_ref(), Some(uid));
+                    let policy = gone.spec.unwrap().persistent_volume_claim_retention_policy.unwrap();
+                    assert_ne!(
+                        policy.when_deleted.as_deref(),
+                        Some("Delete"),
+                        "it would take the claims along"
+                    );
+                    let owned =
+                        facts.claims.values().any(|c| c.owner_references().iter().any(|o| o.uid == *uid));
+                    assert!(!owned, "the garbage collector would take an owned claim");
+                }
+            }
+        }
+        if facts.stateful_sets.is_empty() {
+            let mut set = self::facts(true, "Retain").stateful_sets.remove("demo-main").unwrap();
+            let template = &mut set.spec.as_mut().unwrap().volume_claim_templates.as_mut().unwrap()[0];
+            let requests =
+                template.spec.as_mut().unwrap().resources.as_mut().unwrap().requests.as_mut().unwrap();
+            // Kubernetes stores sizes in its own words.
+            let size = millis(&cluster.spec.pools[0].storage.volume.size).unwrap() / 1000;
+            requests.insert("storage".into(), Quantity(size.to_string()));
+            facts.stateful_sets.insert("demo-main".into(), set);
+        }
+    }
+
+    proptest::proptest! {
+        /// Whatever the sizes, policies and owners: after a few looks there is nothing left to do, or it is said why
+        /// not, and no claim went with its StatefulSet.
+        #[test]
+        fn growth_ends_and_takes_no_claim_along(
+            wanted in proptest::sample::select(vec!["5Gi", "10Gi", "10240Mi", "1.5Ti", "1024Gi", "20e9"]),
+            has in proptest::sample::select(vec!["5Gi", "10Gi", "20Gi", "2Ti"]),
+            expands: bool,
+            deletes: bool,
+            owned: bool,
+        ) {
+            let mut cluster = small();
+            cluster.spec.pools[0].storage.volume.size = Quantity(wanted.into());
+            let mut facts = facts(expands, if deletes { "Delete" } else { "Retain" });
+            let claim = facts.claims.get_mut("data-demo-main-0").unwrap();
+            let requests = claim.spec.as_mut().unwrap().resources.as_mut().unwrap().requests.as_mut().unwrap();
+            requests.insert("storage".into(), Quantity(has.into()));
+            if owned {
+                let owner = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "demo-main", "uid": "s1"}]);
+                claim.metadata.owner_references = serde_json::from_value(owner).unwrap();
+            }
+            for _ in 0..4 {
+                let plan = planned(&cluster, &facts);
+                carried_out(&cluster, &mut facts, &plan);
+                assert!(facts.claims.contains_key("data-demo-main-0"));
+            }
+            let last = planned(&cluster, &facts);
+            if last.refused.is_empty() {
+                assert_eq!(last, Plan::default());
+            } else {
+                assert!(last.grow.is_empty() && last.recreate.values().all(|step| *step == Recreate::Keep));
+            }
+        }
     }
 
     #[test]

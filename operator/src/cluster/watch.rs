@@ -12,7 +12,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service};
 use kube::api::Api;
 use kube::core::NamespaceResourceScope;
-use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::controller::{self, Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher;
@@ -47,14 +47,17 @@ pub async fn run(ctx: Arc<Context>) {
     let mut stores = Vec::new();
     let mut streams = Vec::new();
     for scope in scopes {
-        let controller = controller(&ctx.client, scope);
+        let controller = controller_of(&ctx.client, scope);
         stores.push(controller.store());
         streams.push(controller.run(look, on_error, state.clone()).boxed());
     }
     let mut looks = select_all(streams);
     while let Some(looked) = looks.next().await {
-        if let Err(e) = looked {
-            tracing::debug!("{e}");
+        match looked {
+            // Without a watch nothing is looked at: whoever reads the log should know.
+            Err(e @ controller::Error::QueueError(_)) => tracing::warn!("clusters cannot be watched: {e}"),
+            Err(e) => tracing::debug!("{e}"),
+            Ok(_) => {}
         }
         count(&ctx, &stores);
     }
@@ -78,7 +81,7 @@ impl Backoff for Patience {
     }
 }
 
-fn controller(client: &Client, namespace: Option<&str>) -> Controller<ChronikCluster> {
+fn controller_of(client: &Client, namespace: Option<&str>) -> Controller<ChronikCluster> {
     // Objects of the cluster's own, in every namespace or in one.
     let mine = watcher::Config::default().labels(CLUSTER_LABEL);
     Controller::new(scoped::<ChronikCluster>(client, namespace), watcher::Config::default())

@@ -24,6 +24,8 @@ use serde::{Deserialize, Serialize};
     derive = "Default",
     validation = Rule::new("self.metadata.name.size() <= 32 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("the name of a cluster becomes part of DNS names: at most 32 small letters, digits and '-', a letter first"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.clusterId) || self.spec.pools.all(p, oldSelf.spec.pools.all(o, o.name != p.name || (p.storage.?storageClassName == o.storage.?storageClassName && p.storage.?walVolume.?storageClassName == o.storage.?walVolume.?storageClassName)))")
+        .message("storageClassName cannot change once the cluster has its volumes"),
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.ready"}"#,
     printcolumn = r#"{"name":"WAL","type":"string","jsonPath":".status.walEngine"}"#,
     printcolumn = r#"{"name":"Operation","type":"string","jsonPath":".status.operation.type"}"#,
@@ -92,7 +94,7 @@ pub struct ChronikClusterSpec {
     /// What becomes of the volumes when this object is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
-    /// Labels that a namespace must have for its pods to reach the admin port (metrics), beside the operator's own.
+    /// Who may reach the brokers' ports, where the network plugin enforces policies.
     #[serde(default)]
     pub network_policy: NetworkPolicySpec,
 }
@@ -120,6 +122,8 @@ impl PullPolicy {
 #[x_kube(validation = Rule::new("self.firstBrokerId == oldSelf.firstBrokerId").message("firstBrokerId cannot change"))]
 #[x_kube(validation = Rule::new("has(self.storage.walVolume) == has(oldSelf.storage.walVolume)")
     .message("a WAL volume can be neither added nor taken away"))]
+#[x_kube(validation = Rule::new("!has(self.resources) || !has(self.resources.claims)")
+    .message("resources.claims does not act: the pods name no resource claims"))]
 pub struct Pool {
     #[schemars(length(min = 1, max = 16), regex(pattern = "^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
@@ -181,11 +185,9 @@ pub struct Storage {
 /// One volume.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
-    .message("storageClassName cannot change"))]
 #[x_kube(validation = Rule::new("quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0").message("a volume cannot shrink"))]
 pub struct Volume {
-    /// Not set: the default StorageClass. Cannot change.
+    /// Not set: the default StorageClass. Cannot change once the cluster has its volumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub storage_class_name: Option<String>,
@@ -308,7 +310,12 @@ pub struct Listener {
     /// The host that outside clients are told; `{nodeAddress}` and `{brokerId}` are filled in. Not set: the node's
     /// external address, or else its internal one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-A-Za-z0-9.:{}]+$"))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(
+            pattern = r"^(([-A-Za-z0-9.]|\{nodeAddress\}|\{brokerId\})+|[0-9A-Fa-f]*:[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*)$"
+        )
+    )]
     pub host_template: Option<String>,
     /// The node port of the bootstrap Service. Not set: Kubernetes chooses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -369,7 +376,7 @@ fn instant_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         "type": "string",
         "format": "date-time",
         "maxLength": 40,
-        "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})$"
+        "pattern": r"^[12]\d{3}-\d{2}-\d{2}T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$"
     })
 }
 

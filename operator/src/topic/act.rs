@@ -141,7 +141,7 @@ async fn at_the_brokers(scope: &Scope, work: &mut Work, action: &Action) -> Resu
             (if *drift { EventType::Warning } else { EventType::Normal }, "TopicGrown", note)
         }
         Action::Delete { id } => {
-            if !kafka.delete(&name, id).await? {
+            if !kafka.delete(id).await? {
                 return Ok(());
             }
             (

@@ -14,7 +14,8 @@ mod triggers;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -33,8 +34,12 @@ use self::decide::{Reason, Verdict, decide};
 use crate::context::Context;
 use crate::crd::{ChronikTopic, conditions};
 
-/// Topics that are worked on at a time, so that many of them do not crowd the brokers.
-const CONCURRENCY: u16 = 4;
+/// Topics of one cluster that are worked on at a time, so that many of them do not crowd its brokers.
+const PER_CLUSTER: usize = 4;
+/// Topics of all clusters together.
+const CONCURRENCY: u16 = 64;
+/// A look that takes longer is given up, and tried again.
+const LOOK_MAX: Duration = Duration::from_secs(60);
 
 /// Decisions in a row about one object. Two are the rule: one that acts, one that finds nothing more to do.
 const ROUNDS: usize = 4;
@@ -49,19 +54,30 @@ const LATER: Duration = Duration::from_secs(15);
 pub enum TopicError {
     #[error(transparent)]
     Kube(#[from] kube::Error),
+    #[error("it took longer than {} s", .0.as_secs())]
+    Timeout(Duration),
 }
 
 /// The topics of one namespace, or of all.
 struct Scope {
     ctx: Arc<Context>,
     store: Store<ChronikTopic>,
-    /// Shared by all scopes.
-    permits: Arc<Semaphore>,
+    clusters: Mutex<BTreeMap<String, Arc<Semaphore>>>,
 }
 
 impl Scope {
     fn api(&self, object: &ChronikTopic) -> Api<ChronikTopic> {
         Api::namespaced(self.ctx.client.clone(), &object.namespace().unwrap_or_default())
+    }
+
+    /// The permits of a topic's cluster: one that does not answer holds up its own topics alone.
+    fn permits(&self, topic: &ChronikTopic) -> Arc<Semaphore> {
+        let cluster = &topic.spec.cluster_ref.name;
+        let key = format!("{}/{cluster}", topic.namespace().unwrap_or_default());
+        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that nobody holds are as good as new.
+        clusters.retain(|_, permits| Arc::strong_count(permits) > 1);
+        clusters.entry(key).or_insert_with(|| Arc::new(Semaphore::new(PER_CLUSTER))).clone()
     }
 
     async fn tell(&self, object: &ChronikTopic, kind: EventType, reason: &'static str, note: &str) {
@@ -71,7 +87,6 @@ impl Scope {
 
 /// Keeps topics as their objects say. Never ends by itself; it may be dropped.
 pub async fn run(ctx: Arc<Context>) {
-    let permits = Arc::new(Semaphore::new(CONCURRENCY.into()));
     let mut stores = Vec::new();
     let mut tasks = Vec::new();
     let namespaces = ctx.options.namespaces.iter().cloned().map(Some).collect::<Vec<_>>();
@@ -91,7 +106,7 @@ pub async fn run(ctx: Arc<Context>) {
                     .right_stream()
             }
         };
-        let scope = Scope { ctx: ctx.clone(), store: store.clone(), permits: permits.clone() };
+        let scope = Scope { ctx: ctx.clone(), store: store.clone(), clusters: Mutex::default() };
         let config = runtime::Config::default().concurrency(CONCURRENCY);
         let work = |topic, scope| Box::pin(reconcile(topic, scope));
         let results = applier(work, |_, _, _| Requeue::requeue(SOON), Arc::new(scope), store, queue, config);
@@ -121,9 +136,10 @@ async fn count(ctx: &Context, stores: &[Store<ChronikTopic>]) {
 }
 
 async fn reconcile(topic: Arc<ChronikTopic>, scope: Arc<Scope>) -> Result<Requeue, TopicError> {
-    let Ok(_permit) = scope.permits.acquire().await else { return Ok(Requeue::requeue(SOON)) };
+    let Ok(_permit) = scope.permits(&topic).acquire_owned().await else { return Ok(Requeue::requeue(SOON)) };
     let started = Instant::now();
-    let result = keep(&scope, &topic).await;
+    let result = tokio::time::timeout(LOOK_MAX, keep(&scope, &topic)).await;
+    let result = result.unwrap_or(Err(TopicError::Timeout(LOOK_MAX)));
     let label = match &result {
         Ok(verdict) if verdict.as_ref().is_none_or(Verdict::is_ready) => "ok",
         Ok(_) => "waiting",

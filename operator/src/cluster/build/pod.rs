@@ -16,7 +16,7 @@ use kube::api::ObjectMeta;
 use super::Input;
 use crate::broker::admin::ADMIN_PORT;
 use crate::cluster::names::{
-    ADVERTISED, BOOTSTRAP, CONFIG_FILE, CONFIG_HASH, CONTAINER, DATA, RACK, TOKEN_KEY, WAL,
+    ADMIN_PORT_NAME, ADVERTISED, BOOTSTRAP, CONFIG_FILE, CONFIG_HASH, CONTAINER, DATA, RACK, TOKEN_KEY, WAL,
 };
 use crate::crd::cluster::{Pool, SeccompType};
 
@@ -108,7 +108,7 @@ fn container(input: &Input<'_>, pool: &Pool) -> Container {
         ..ContainerPort::default()
     };
     let mut ports: Vec<ContainerPort> = spec.listeners.iter().map(|l| port(&l.name, l.port)).collect();
-    ports.push(port("admin", i32::from(ADMIN_PORT)));
+    ports.push(port(ADMIN_PORT_NAME, i32::from(ADMIN_PORT)));
     let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
         name: name.to_string(),
         mount_path: path.to_string(),
@@ -162,7 +162,7 @@ fn probe(path: &str, period: i32, timeout: i32, failures: i32) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.to_string()),
-            port: IntOrString::String("admin".to_string()),
+            port: IntOrString::String(ADMIN_PORT_NAME.to_string()),
             ..HTTPGetAction::default()
         }),
         period_seconds: Some(period),

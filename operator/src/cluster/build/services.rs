@@ -25,7 +25,7 @@ pub fn build(input: &Input<'_>) -> Vec<Service> {
 
 fn headless(input: &Input<'_>) -> Service {
     let mut ports: Vec<ServicePort> = input.cluster.spec.listeners.iter().map(port).collect();
-    ports.push(named_port("admin", i32::from(ADMIN_PORT)));
+    ports.push(named_port(names::ADMIN_PORT_NAME, i32::from(ADMIN_PORT)));
     service(
         input,
         input.names.brokers(),

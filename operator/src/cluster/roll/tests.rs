@@ -18,6 +18,7 @@ fn pod(id: i32, revision: &str) -> PodFacts {
         node: Some("n".into()),
         revision: Some(revision.into()),
         image: Some("i".into()),
+        listeners: vec![("internal".to_string(), 9092)],
         config_hash: Some(revision.into()),
         terminating: false,
         ready: true,

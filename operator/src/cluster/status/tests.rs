@@ -242,7 +242,7 @@ fn a_bad_configuration_leaves_the_cluster_available_and_not_ready() {
 
     let mut world = well();
     world.applied.refused = vec!["Service x: the port is taken".into()];
-    assert_eq!(reason(&world.status(), "Ready"), ("False", "InvalidConfig"));
+    assert_eq!(reason(&world.status(), "Ready"), ("False", "ApplyRefused"));
     assert!(condition(&world.status(), "Degraded").2.contains("the port is taken"));
 }
 
@@ -293,7 +293,9 @@ fn what_is_under_way_is_told_with_what_it_waits_for() {
 #[test]
 fn the_first_disk_stays_on_record() {
     let mut world = well();
-    world.cluster.status = Some(world.status());
+    let claim = json!({"metadata": {"name": "data-demo-main-0", "annotations": {"chronik.io/disk-uuid": "disk-1"}},
+        "status": {"phase": "Bound"}});
+    world.facts.claims.insert("data-demo-main-0".into(), serde_json::from_value(claim).unwrap());
     world.facts.answers.get_mut(&0).unwrap().identity.as_mut().unwrap().disk_uuid = "disk-2".into();
     let status = world.status();
     assert_eq!(status.brokers[0].disk_uuid.as_deref(), Some("disk-1"));
