@@ -1,14 +1,14 @@
 //! `chronik-e2e`: stands a Kubernetes up, runs the scenarios in it, and takes it down. `cargo xtask e2e` builds what it
 //! needs and calls it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use chronik_e2e::bed::{Bed, Lock, able, clean, programs};
 use chronik_e2e::scenarios;
-use chronik_e2e::stage::{BROKER_IMAGE, CLIENT_IMAGE, Stage};
+use chronik_e2e::stage::{BROKER_IMAGE, CLIENT_IMAGE, FAILED, Stage};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -150,9 +150,10 @@ fn images(place: &Place) -> Result<Vec<PathBuf>> {
     Ok(images)
 }
 
-/// All of it. Ctrl-C, too, takes the Kubernetes down.
+/// All of it. Ctrl-C, too, takes the Kubernetes down once it is up; before that the next run does, or `down`.
 fn run(args: &Run) -> Result<()> {
     let _lock = Lock::take()?;
+    clear_failures(&args.scenarios.out)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = up(&args.place).and_then(|bed| {
         for image in IMAGES {
@@ -164,10 +165,40 @@ fn run(args: &Run) -> Result<()> {
         println!("\nthe Kubernetes stays up: `chronik-e2e sh kubectl get pods -A`, `chronik-e2e down`");
         return result;
     }
+    if result.is_err() {
+        keep_logs(&args.scenarios.out);
+    }
     let begun = Instant::now();
     let down = clean::down().context("taking the Kubernetes down");
     println!("Kubernetes is down after {:.1} s", begun.elapsed().as_secs_f64());
     result.and(down)
+}
+
+/// What earlier runs left of their failures would be taken for this one's.
+fn clear_failures(out: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(out).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(FAILED) {
+            std::fs::remove_dir_all(entry.path()).with_context(|| entry.path().display().to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// The logs of Kubernetes itself lie in a tmpfs that goes with it.
+fn keep_logs(out: &Path) {
+    let Ok(bed) = Bed::open() else { return };
+    let kept = out.join(format!("{FAILED}kubernetes"));
+    let copied = std::fs::create_dir_all(&kept).and_then(|()| {
+        for entry in std::fs::read_dir(bed.logs())? {
+            let entry = entry?;
+            std::fs::copy(entry.path(), kept.join(entry.file_name()))?;
+        }
+        Ok(())
+    });
+    match copied {
+        Ok(()) => println!("the logs of Kubernetes: {}", kept.display()),
+        Err(error) => println!("the logs of Kubernetes could not be kept: {error}"),
+    }
 }
 
 /// Runs the scenarios as a process of their own, in the control plane's namespace.

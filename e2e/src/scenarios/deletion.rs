@@ -47,7 +47,8 @@ pub async fn run(stage: &Stage, figures: &Figures) -> Result<()> {
     scene.with_topics().await?;
     stage.delete("", "namespace", NAMESPACE, LIMIT).await?;
     figures.add("namespace with everything in it: gone");
-    scene.with_its_volume().await
+    scene.with_its_volume().await?;
+    scene.narrow().await
 }
 
 struct Scene<'a> {
@@ -177,5 +178,35 @@ impl Scene<'_> {
         self.stage.gone(SECOND, "pvc", "data-brief-main-0", LIMIT).await?;
         self.figures.add("deletionPolicy Delete: the volume's claim goes with the cluster");
         self.stage.clear(SECOND).await
+    }
+
+    /// Two operators that look after one namespace, with rights in that one. A cluster that is deleted and made again in
+    /// the same breath waits for its old volume to go; the namespace goes with a topic that the operator must let go.
+    async fn narrow(&self) -> Result<()> {
+        const NARROW: &str = "e2e-deletion-narrow";
+        self.stage.namespace(NARROW).await?;
+        let narrow = format!("watchNamespaces={{{NARROW}}}");
+        self.stage.install_operator_with(&["--set", &narrow, "--set", "replicaCount=2"]).await?;
+        let mut cluster = manifest::cluster(NARROW, "again");
+        cluster["spec"]["deletionPolicy"] = json!("Delete");
+        self.stage.volume(2).await?;
+        self.stage.apply(&cluster).await?;
+        let first = self.stage.ready(NARROW, "again", s(90)).await?;
+        self.stage.volume(2).await?;
+        self.stage.kubectl(&["-n", NARROW, "delete", "chronikcluster", "again"]).await?;
+        self.stage.apply(&cluster).await?;
+        let second = self.stage.ready(NARROW, "again", s(120)).await?;
+        for field in ["/status/clusterId", "/status/brokers/0/diskUUID"] {
+            let [first, second] = [&first, &second].map(|cluster| text(cluster, field));
+            ensure!(!second.is_empty() && first != second, "{field} was {first} and is {second}");
+        }
+        let spec = json!({"deletionPolicy": "Delete"});
+        self.stage.apply(&manifest::topic(NARROW, "again", "goes", &spec)).await?;
+        self.stage.topic_ready(NARROW, "goes", s(30)).await?;
+        self.stage.delete("", "namespace", NARROW, LIMIT).await?;
+        self.figures.add(
+            "one watched namespace: a cluster made again at once has a new volume; the namespace is gone",
+        );
+        self.stage.install_operator().await
     }
 }

@@ -80,12 +80,8 @@ pub async fn run(stage: &Stage, figures: &Figures) -> Result<()> {
         "dup",
         "errors that clients saw"
     ));
-    // In the short run the node dies once, with the operator; it takes longest.
     for operator_dies in [false, true] {
         for kind in Kind::ALL {
-            if kind == Kind::Node && !operator_dies && !stage.full {
-                continue;
-            }
             let (ready, report) = scene
                 .disturb(kind, operator_dies)
                 .await
@@ -229,7 +225,8 @@ impl Scene<'_> {
             Ok(())
         })
         .await?;
-        if self.stage.full {
+        // It takes longest. In the short run it is shown once.
+        if self.stage.full || !operator_dies {
             until("Kubernetes evicts the pod", s(60), || async {
                 let pod = self.stage.broker_pod(NAMESPACE, CLUSTER).await?;
                 ensure!(pod["metadata"]["deletionTimestamp"].is_string(), "not yet");

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
 
 use super::Figures;
 use crate::bed::process::output;
@@ -16,6 +16,10 @@ use crate::stage::{SYSTEM, Stage, kafka, manifest};
 
 const NAMESPACE: &str = "e2e-hygiene";
 const CLUSTER: &str = "idle";
+/// The working set of an idle operator or broker, which counts what the kernel caches for it too.
+const IDLE_MEBIBYTES_MAX: f64 = 128.0;
+/// What an idle one uses of a processor. It probes and is probed, and looks at its objects every 10 s.
+const IDLE_PROCESSOR_MAX: f64 = 0.1;
 
 pub async fn run(stage: &Stage, figures: &Figures) -> Result<()> {
     stage.operator().await?;
@@ -29,31 +33,32 @@ pub async fn run(stage: &Stage, figures: &Figures) -> Result<()> {
         ("operator, idle", 1, SYSTEM, text(operator, "/metadata/name").to_owned()),
         ("broker, idle", 2, NAMESPACE, format!("{CLUSTER}-main-0")),
     ];
+    // The examples are only looked at by the API server: the operator and the broker stay idle.
     let mut at_first = Vec::new();
     for (_, node, namespace, pod) in &watched {
         at_first.push(cost(stage, *node, namespace, pod, None).await?);
     }
-    let begun = Instant::now();
-
     examples(stage, figures).await?;
+    charts(stage, figures).await?;
     restricted(stage, figures).await?;
-    metrics(stage, operator, figures).await?;
-
     for ((what, node, namespace, pod), before) in watched.iter().zip(&at_first) {
         // The kubelet looks every 10 s or so: the two figures must be of different looks.
         let after = cost(stage, *node, namespace, pod, Some(before)).await?;
-        let processor = (after.cpu_ns - before.cpu_ns) as f64 / begun.elapsed().as_nanos() as f64;
-        figures.add(format!(
-            "{what}: {:.0} MiB, {:.1} % of a processor",
-            after.memory_bytes as f64 / f64::from(1 << 20),
-            processor * 100.0
-        ));
+        let seconds = after.seen.duration_since(before.seen).as_secs_f64();
+        let processor = (after.cpu_ns - before.cpu_ns) as f64 / 1e9 / seconds;
+        let mebibytes = after.memory_bytes as f64 / f64::from(1 << 20);
+        figures.add(format!("{what}: {mebibytes:.0} MiB, {:.1} % of a processor", processor * 100.0));
+        ensure!(
+            mebibytes < IDLE_MEBIBYTES_MAX && processor < IDLE_PROCESSOR_MAX,
+            "{what}: more than {IDLE_MEBIBYTES_MAX} MiB or {IDLE_PROCESSOR_MAX} of a processor"
+        );
     }
+    metrics(stage, operator, figures).await?;
     stage.clear(NAMESPACE).await
 }
 
 struct Cost {
-    seen: String,
+    seen: Timestamp,
     cpu_ns: i64,
     memory_bytes: i64,
 }
@@ -68,7 +73,7 @@ async fn cost(stage: &Stage, node: u32, namespace: &str, pod: &str, before: Opti
         let container = pods.into_iter().find(of).and_then(|pod| pod["containers"].get(0));
         let container = container.context("the kubelet does not know it yet")?;
         let cost = Cost {
-            seen: text(container, "/cpu/time").to_owned(),
+            seen: text(container, "/cpu/time").parse().context("the time of a look")?,
             cpu_ns: number(container, "/cpu/usageCoreNanoSeconds"),
             memory_bytes: number(container, "/memory/workingSetBytes"),
         };
@@ -111,6 +116,65 @@ async fn examples(stage: &Stage, figures: &Figures) -> Result<()> {
         stage.kubectl(&["delete", "namespace", &name, "--wait=false"]).await?;
     }
     figures.add(format!("{} examples pass --dry-run=server", files.len()));
+    Ok(())
+}
+
+/// What the charts make of values that no other scenario sets, as the API server would take it.
+async fn charts(stage: &Stage, figures: &Figures) -> Result<()> {
+    // Kinds of the Prometheus operator, as far as it matters here.
+    for (kind, plural) in [("ServiceMonitor", "servicemonitors"), ("PrometheusRule", "prometheusrules")] {
+        stage.apply(&manifest::any_kind("monitoring.coreos.com", kind, plural)).await?;
+    }
+    let secrets = json!([{"name": "registry"}]);
+    let renderings = [
+        (
+            "chronik-operator",
+            json!({"watchNamespaces": [NAMESPACE], "replicaCount": 2, "imagePullSecrets": secrets,
+                "image": {"digest": "sha256:0"}, "brokerImage": {"digest": "sha256:1"}}),
+        ),
+        (
+            "chronik-operator",
+            json!({"commonLabels": {"team": "kafka"}, "metrics": {"serviceMonitor": {"enabled": true},
+                "prometheusRule": {"enabled": true}, "dashboard": {"enabled": true}}}),
+        ),
+        (
+            "chronik-operator",
+            json!({"seccompInstaller": {"enabled": true, "createNamespace": false, "namespace": "default",
+                "imagePullSecrets": secrets}}),
+        ),
+        (
+            "chronik-operator",
+            json!({"serviceAccount": {"create": false, "name": "default"}, "rbac": {"create": false},
+                "crds": {"install": false}, "priorityClassName": "123"}),
+        ),
+        (
+            "chronik-cluster",
+            json!({"name": "true", "pool": {"name": "on", "priorityClassName": "123", "nodeSelector": {"disk": "nvme"}},
+                "storage": {"storageClassName": "123", "walVolume": {"enabled": true}}, "imagePullSecrets": secrets,
+                "image": {"repository": "r", "digest": "sha256:0"},
+                "io": {"seccompProfile": {"type": "Localhost", "localhostProfile": "chronik/io-uring.json"}}}),
+        ),
+        (
+            "chronik-cluster",
+            json!({"restart": {"requestedAt": "2026-01-01T00:00:00Z"}, "config": {"num.partitions": "3"},
+                "walProfiles": {"bulk": {"policy": "hybrid"}}, "defaultWalProfile": "bulk",
+                "networkPolicy": {"metricsFrom": {"team": "kafka"}},
+                "topics": {"orders": {"partitions": 3, "config": {"segment.bytes": "2097152"}}},
+                "listeners": [{"name": "internal", "port": 9092, "type": "internal"},
+                    {"name": "outside", "port": 9094, "type": "nodeport"}]}),
+        ),
+    ];
+    let file = stage.out.join("values.json");
+    let mut objects = 0;
+    for (chart, values) in renderings {
+        std::fs::write(&file, values.to_string())?;
+        let path = stage.root.join("charts").join(chart).display().to_string();
+        let args = ["template", "shown", &path, "-n", NAMESPACE, "-f", &file.display().to_string()];
+        let rendered = stage.helm(&args).await?;
+        objects += rendered.lines().filter(|line| line.starts_with("kind: ")).count();
+        stage.takes(&rendered).await.with_context(|| format!("{chart} with {values}"))?;
+    }
+    figures.add(format!("{objects} objects of six renderings of the charts pass --dry-run=server"));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Mistakes that only show when they are tried: each becomes a condition that says what is wrong, leaves a running broker
 //! alone where it can, and is mended by applying good YAML.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::Figures;
@@ -25,6 +25,8 @@ pub async fn run(stage: &Stage, figures: &Figures) -> Result<()> {
     scene.unknown_profile().await?;
     scene.bad_configuration().await?;
     scene.bad_live_configuration().await?;
+    scene.taken_node_port().await?;
+    scene.another_port().await?;
     scene.missing_image().await?;
     scene.bad_from_the_start().await?;
     scene.the_late_cluster().await?;
@@ -89,6 +91,35 @@ impl Scene<'_> {
         self.stage.expect(NAMESPACE, CLUSTER, "ConfigApplied", "True", "Applied", s(30)).await.map(|_| ())
     }
 
+    /// A Service that Kubernetes refuses leaves the broker as it is.
+    async fn taken_node_port(&self) -> Result<()> {
+        let before = self.stage.life(NAMESPACE, CLUSTER).await?;
+        let mut bad = self.good.clone();
+        bad["spec"]["listeners"][2] =
+            json!({"name": "more", "port": 9096, "type": "nodeport", "firstNodePort": 9100});
+        self.stage.apply(&bad).await?;
+        let refused = self.reason("ApplyRefused", "9100").await?;
+        self.figures.add(format!("a node port that cannot be had: {refused}"));
+        self.serves(&before).await?;
+        self.stage.apply(&self.good).await?;
+        self.stage.ready(NAMESPACE, CLUSTER, s(60)).await?;
+        self.serves(&before).await
+    }
+
+    /// A listener moves: clients are told the new port by the broker that listens there.
+    async fn another_port(&self) -> Result<()> {
+        let before = self.stage.life(NAMESPACE, CLUSTER).await?;
+        let mut moved = self.good.clone();
+        moved["spec"]["listeners"][1]["port"] = json!(9095);
+        self.stage.apply(&moved).await?;
+        self.stage.ready(NAMESPACE, CLUSTER, s(90)).await?;
+        let life = self.stage.life(NAMESPACE, CLUSTER).await?;
+        ensure!(life.0 != before.0, "the pod still listens where it did");
+        self.serves(&life).await?;
+        self.stage.apply(&self.good).await?;
+        self.stage.ready(NAMESPACE, CLUSTER, s(90)).await.map(|_| ())
+    }
+
     async fn missing_image(&self) -> Result<()> {
         let before = self.stage.life(NAMESPACE, CLUSTER).await?;
         let mut bad = self.good.clone();
@@ -136,16 +167,28 @@ impl Scene<'_> {
     /// The cluster that comes late wants a StorageClass that comes later still.
     async fn the_late_cluster(&self) -> Result<()> {
         let mut late = manifest::cluster(NAMESPACE, "late");
-        late["spec"]["pools"][0]["storage"]["storageClassName"] = json!("late");
-        self.stage.apply(&late).await?;
-        let cluster =
-            self.stage.expect(NAMESPACE, "late", "Ready", "False", "StorageClassMissing", s(30)).await?;
-        self.said("no such StorageClass", &cluster);
+        let class = "/spec/pools/0/storage/storageClassName";
+        for wrong in ["a-slip-of-the-pen", "late"] {
+            *late.pointer_mut(class).context("no class")? = json!(wrong);
+            self.stage.apply(&late).await?;
+            let cluster = until("the class that is missing is named", s(30), || async {
+                let cluster = self
+                    .stage
+                    .expect(NAMESPACE, "late", "Ready", "False", "StorageClassMissing", s(30))
+                    .await?;
+                ensure!(condition(&cluster, "Ready").message.contains(wrong), "not yet");
+                Ok(cluster)
+            })
+            .await?;
+            self.said("no such StorageClass", &cluster);
+        }
         self.stage.topic_refused(NAMESPACE, "early", "ClusterNotReady", s(30)).await?;
         self.stage.volume_of("late", 1).await?;
         self.stage.ready(NAMESPACE, "late", s(90)).await?;
         self.stage.topic_ready(NAMESPACE, "early", s(60)).await?;
-        Ok(())
+        // It has its volumes now.
+        *late.pointer_mut(class).context("no class")? = json!("local");
+        self.stage.refused(&late, "storageClassName cannot change").await
     }
 
     /// Waits until some condition has this reason, and names what is wrong.

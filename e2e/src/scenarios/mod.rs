@@ -97,6 +97,9 @@ pub async fn run(stage: &Stage, names: &[String]) -> Result<()> {
             Some(why) => {
                 println!("<-- {} FAILED after {:.1} s: {why}", scenario.name, took.as_secs_f64());
                 stage.diagnose(scenario.name).await;
+                if let Err(error) = stage.recover().await {
+                    println!("   what it left stays in the way: {error:#}");
+                }
             }
         }
         outcomes.push(Outcome { name: scenario.name, failed, took, figures: figures.take() });

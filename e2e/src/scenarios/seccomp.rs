@@ -1,10 +1,10 @@
 //! A container whose seccomp profile denies io_uring, as those of newer container runtimes do.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::Figures;
-use crate::stage::api::{condition, text};
+use crate::stage::api::{condition, number, text};
 use crate::stage::wait::{s, until};
 use crate::stage::{Stage, kafka, manifest};
 
@@ -12,6 +12,9 @@ const NAMESPACE: &str = "e2e-seccomp";
 /// Below the kubelet's seccomp directory.
 const PROFILE: &str = "chronik-e2e/no-io-uring.json";
 const CLUSTER: &str = "guarded";
+/// Where the chart's installer runs, and what it installs.
+const INSTALLER: &str = "chronik-seccomp";
+const CHART_PROFILE: &str = "chronik/io-uring.json";
 
 pub async fn run(stage: &Stage, figures: &Figures) -> Result<()> {
     stage.operator().await?;
@@ -50,12 +53,30 @@ pub async fn run(stage: &Stage, figures: &Figures) -> Result<()> {
     .await?;
     figures.add(format!("engine Required: {}", unavailable.lines().next().unwrap_or_default()));
 
-    // Mended by the container runtime's own profile, which allows io_uring here.
-    cluster["spec"]["io"]["seccompProfile"] = json!({"type": "RuntimeDefault", "localhostProfile": null});
+    // Mended by the profile that the chart brings, which its installer has put on the nodes.
+    install_profile(stage).await?;
+    cluster["spec"]["io"]["seccompProfile"]["localhostProfile"] = json!(CHART_PROFILE);
     stage.apply(&cluster).await?;
     stage.ready(NAMESPACE, CLUSTER, s(90)).await?;
     engine_is(stage, "io_uring", "IoUring", figures).await?;
-    stage.clear(NAMESPACE).await
+    kafka::produce(&bootstrap, "guarded", 5).await?;
+    stage.clear(NAMESPACE).await?;
+    stage.clear(INSTALLER).await
+}
+
+/// The chart's DaemonSet copies its profile to every node.
+async fn install_profile(stage: &Stage) -> Result<()> {
+    stage.install_operator_with(&["--set", "seccompInstaller.enabled=true"]).await?;
+    until("the profile on every node", s(60), || async {
+        let sets = stage.api.list("daemonset", INSTALLER, None).await?;
+        let set = sets.first().context("no DaemonSet")?;
+        let [wanted, ready] =
+            ["/status/desiredNumberScheduled", "/status/numberReady"].map(|count| number(set, count));
+        ensure!(wanted == i64::from(stage.bed.nodes()) && ready == wanted, "{ready} of {wanted} ready");
+        Ok(())
+    })
+    .await?;
+    stage.install_operator().await
 }
 
 /// Status, condition and metrics agree.

@@ -24,6 +24,7 @@ fn path(kind: &str, namespace: &str) -> Result<String> {
         "node" => ("api/v1", "nodes", false),
         "pv" => ("api/v1", "persistentvolumes", false),
         "statefulset" => ("apis/apps/v1", "statefulsets", true),
+        "daemonset" => ("apis/apps/v1", "daemonsets", true),
         "deployment" => ("apis/apps/v1", "deployments", true),
         "lease" => ("apis/coordination.k8s.io/v1", "leases", true),
         "crd" => ("apis/apiextensions.k8s.io/v1", "customresourcedefinitions", false),

@@ -15,7 +15,7 @@ use super::wait::{s, until};
 use crate::client::report::Report;
 
 /// A load never runs longer than this, whatever becomes of the test.
-const SECONDS_MAX: u64 = 900;
+const SECONDS_MAX: u64 = 3600;
 /// How long a load may take to settle and to read everything back.
 const SETTLE: Duration = s(180);
 

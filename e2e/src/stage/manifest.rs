@@ -54,6 +54,20 @@ pub fn cluster(namespace: &str, name: &str) -> Value {
     })
 }
 
+/// A kind of which anything may be said.
+pub fn any_kind(group: &str, kind: &str, plural: &str) -> Value {
+    let anything = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.{group}")},
+        "spec": {
+            "group": group, "scope": "Namespaced",
+            "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": anything}}],
+        },
+    })
+}
+
 /// A topic of a cluster.
 pub fn topic(namespace: &str, cluster: &str, name: &str, spec: &Value) -> Value {
     let mut topic = json!({

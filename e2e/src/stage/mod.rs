@@ -34,6 +34,8 @@ pub const BROKER_IMAGE: &str = "localhost/chronik-broker:dev";
 pub const SYSTEM: &str = "chronik-system";
 /// The operator's Helm release.
 pub const OPERATOR: &str = "chronik-operator";
+/// What begins the names of directories in which a failure is kept.
+pub const FAILED: &str = "failed-";
 /// How long kubectl and helm may take.
 const COMMAND: Duration = s(180);
 
@@ -99,6 +101,12 @@ impl Stage {
         Ok(())
     }
 
+    /// Whether the API server would take these manifests, given as YAML.
+    pub async fn takes(&self, manifests: &str) -> Result<()> {
+        let args = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-"];
+        printed("kubectl", &args, call("kubectl", &args, Some(manifests.to_owned())).await?).map(drop)
+    }
+
     /// Deletes an object and waits until it is gone.
     pub async fn delete(&self, namespace: &str, kind: &str, name: &str, limit: Duration) -> Result<()> {
         self.kubectl(&["-n", namespace, "delete", kind, name, "--wait=false", "--ignore-not-found"]).await?;
@@ -148,10 +156,15 @@ impl Stage {
     /// `helm upgrade --install` of the operator's chart. It looks at everything more often than by default, so that no
     /// test waits long for a correction.
     pub async fn install_operator(&self) -> Result<()> {
+        self.install_operator_with(&[]).await
+    }
+
+    /// The same with further arguments.
+    pub async fn install_operator_with(&self, more: &[&str]) -> Result<()> {
         let chart = self.root.join("charts/chronik-operator").display().to_string();
         let node = r"nodeSelector.kubernetes\.io/hostname=n1";
         let args = ["upgrade", "--install", OPERATOR, &chart, "-n", SYSTEM, "--wait"];
-        let args = [args.as_slice(), &["--set", node, "--set", "resyncSeconds=10"]].concat();
+        let args = [args.as_slice(), &["--set", node, "--set", "resyncSeconds=10"], more].concat();
         self.helm(&args).await.map(|_| ())
     }
 
@@ -305,7 +318,7 @@ impl Stage {
 
     /// Writes down what a human would look at first when a scenario has failed.
     pub async fn diagnose(&self, scenario: &str) {
-        let dir = self.out.join(format!("failed-{scenario}"));
+        let dir = self.out.join(format!("{FAILED}{scenario}"));
         let _ = std::fs::create_dir_all(&dir);
         let looks: [(&str, &[&str]); 7] = [
             ("objects", &["get", "nodes,pods,pvc,pv,statefulsets,services,chronik", "-A", "-o", "wide"]),
@@ -333,6 +346,30 @@ impl Stage {
             }
         }
         println!("   what was there then: {}", dir.display());
+    }
+
+    /// After a failure: nodes that are still dead are started, and the scenario's namespaces go, so that the next
+    /// scenario fails only by its own.
+    pub async fn recover(&self) -> Result<()> {
+        for name in self.nodes.killed() {
+            let number = name.trim_start_matches('n').parse()?;
+            tokio::task::block_in_place(|| self.bed.start_node(number))?;
+            until(format!("{name} ready"), s(90), || async {
+                let node = self.api.get("node", "", &name).await?;
+                ensure!(condition(&node, "Ready").status == "True", "not yet");
+                Ok(())
+            })
+            .await?;
+            self.nodes.settled(&name);
+        }
+        let cleared = self.cleared.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for namespace in self.api.list("namespace", "", None).await? {
+            let name = text(&namespace, "/metadata/name");
+            if name.starts_with("e2e-") && cleared.iter().all(|cleared| cleared != name) {
+                self.clear(name).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn brokers(&self) -> Vec<Value> {

@@ -52,6 +52,11 @@ impl NodeWatch {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).expected.remove(node);
     }
 
+    /// Nodes that a test has killed and not started again.
+    pub fn killed(&self) -> Vec<String> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).expected.iter().cloned().collect()
+    }
+
     /// Nodes that were not ready though nobody killed them, each once, in words.
     pub fn surprises(&self) -> Vec<String> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).surprises.clone()
