@@ -50,7 +50,6 @@ mod code {
 type Outcome = Result<Accepted, (i16, String)>;
 
 async fn serve(mut request: Request) -> Reply {
-    let started = Instant::now();
     let produce: ProduceRequest = match request.decode() {
         Ok(produce) => produce,
         Err(close) => return close,
@@ -62,7 +61,7 @@ async fn serve(mut request: Request) -> Reply {
     let transactional = produce.transactional_id.is_some();
     let mut outcomes: Vec<Vec<Outcome>> = Vec::with_capacity(produce.topic_data.len());
     let mut settings: Option<Arc<Settings>> = None;
-    let mut waited = Duration::ZERO;
+    let mut waited = None;
     for topic_data in &produce.topic_data {
         let topic = topic_of(&broker, topic_data, request.head.version);
         let mut partitions = Vec::with_capacity(topic_data.partition_data.len());
@@ -78,12 +77,7 @@ async fn serve(mut request: Request) -> Reply {
                 (Err(unknown), ..) => Err(unknown.clone()),
             };
             let outcome = match checked {
-                Ok(checked) => {
-                    let before = Instant::now();
-                    let outcome = append(checked, acks, now_ms, &mut settings).await;
-                    waited += before.elapsed();
-                    outcome
-                }
+                Ok(checked) => append(checked, acks, now_ms, &mut settings, &mut waited).await,
                 Err(refused) => Err(refused),
             };
             partitions.push(outcome);
@@ -92,9 +86,9 @@ async fn serve(mut request: Request) -> Reply {
     }
     if let Some(settings) = &settings {
         let stages = &settings.profile.metrics.stages;
-        stages.decode.observe((decoded - started).as_micros() as u64);
-        stages.append.observe(decoded.elapsed().as_micros() as u64);
-        if waited > Duration::from_micros(50) {
+        stages.decode.observe(decoded.saturating_duration_since(request.received).as_micros() as u64);
+        stages.append.observe_since(decoded);
+        if let Some(waited) = waited {
             stages.admission.observe(waited.as_micros() as u64);
         }
     }
@@ -135,11 +129,13 @@ fn answer(
         }
         let durable = Instant::now();
         let frame = response(&head, names, outcomes);
+        let responded = Instant::now();
         if let Some(settings) = &settings {
-            settings.profile.metrics.stages.respond.observe_since(durable);
+            let respond = &settings.profile.metrics.stages.respond;
+            respond.observe((responded - durable).as_micros() as u64);
         }
         if let Some(metrics) = broker.metrics.api(ApiKey::Produce as i16) {
-            metrics.time.observe_since(received);
+            metrics.time.observe((responded - received).as_micros() as u64);
         }
         frame
     }))
@@ -269,11 +265,25 @@ fn check(
 }
 
 /// Waits for room in the queues, then appends.
-async fn append(checked: Checked, acks: i16, now_ms: i64, used: &mut Option<Arc<Settings>>) -> Outcome {
+async fn append(
+    checked: Checked,
+    acks: i16,
+    now_ms: i64,
+    used: &mut Option<Arc<Settings>>,
+    waited: &mut Option<Duration>,
+) -> Outcome {
     let Checked { partition, settings, summary, body } = checked;
     let (records, bytes) = (u64::from(summary.record_count.unsigned_abs()), body.len() as u64);
     let profile = settings.profile.clone();
-    let room = partition.find_room(&profile, records, bytes).await;
+    let room = match partition.room_now(&profile, records, bytes) {
+        Some(room) => room,
+        None => {
+            let began = Instant::now();
+            let room = partition.find_room(&profile, records, bytes).await;
+            *waited = Some(waited.unwrap_or_default() + began.elapsed());
+            room
+        }
+    };
     // `buffered` exempts plain acks=1 from waiting, by name; idempotent producers and acks=all always wait.
     let buffered = settings.topic.wal_profile.ack == AckMode::Buffered;
     let early = buffered && acks == 1 && !summary.header.has_producer();

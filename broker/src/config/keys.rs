@@ -324,7 +324,7 @@ static OWN: &[Key] = &[
     ),
     key(
         "chronik.tail.cache.bytes",
-        "67108864",
+        "134217728",
         int(MIB, 1024 * GIB, |c, n| c.tail_cache_bytes = n as usize),
         "Memory that may hold the newest records of all partitions, to serve consumers that keep up.",
     ),

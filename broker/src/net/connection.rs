@@ -75,6 +75,8 @@ pub enum End {
     Stalled = 2,
     /// The broker stops: what is in work is answered.
     Stopping = 3,
+    /// The peer takes no answers any more.
+    Gone = 4,
 }
 
 /// What the listener's sweep looks at.
@@ -119,6 +121,7 @@ impl Activity {
             1 => End::Idle,
             2 => End::Stalled,
             3 => End::Stopping,
+            4 => End::Gone,
             _ => End::None,
         }
     }
@@ -148,13 +151,17 @@ pub async fn serve(
 ) {
     let (read, write) = stream.into_split();
     let (send, receive) = mpsc::channel(broker.config.responses_per_connection.max(1));
-    let mut writer = tokio::spawn(write_responses(write, receive, broker.clone()));
+    let mut writer = tokio::spawn({
+        let (broker, activity) = (broker.clone(), activity.clone());
+        async move {
+            let written = write_responses(write, receive, broker).await;
+            // It ends before the reading half only when the peer is gone, which then need not be waited for.
+            activity.end(End::Gone);
+            written
+        }
+    });
     let mut reader = Reader { read, conn, broker, budget, activity, send, held: None, turn: None };
-    let farewell = tokio::select! {
-        farewell = reader.run() => farewell,
-        // The writing half ends first only when the peer is gone.
-        _ = &mut writer => return,
-    };
+    let farewell = reader.run().await;
     drop(reader);
     match farewell {
         Farewell::Gone => writer.abort(),
@@ -182,6 +189,7 @@ impl Reader {
     async fn run(&mut self) -> Farewell {
         let splitter = FrameSplitter::new(self.broker.config.request_bytes_max);
         let mut buffer = BytesMut::new();
+        let mut received = Instant::now();
         loop {
             loop {
                 let frame = match splitter.next_frame(&mut buffer) {
@@ -189,7 +197,7 @@ impl Reader {
                     Ok(None) => break,
                     Err(e) => return self.refuse(&e.to_string()),
                 };
-                if let Err(why) = self.request(frame).await {
+                if let Err(why) = self.request(frame, received).await {
                     return why;
                 }
             }
@@ -207,7 +215,8 @@ impl Reader {
                 Ok(0) => return Farewell::Gone,
                 Ok(n) => {
                     self.broker.metrics.network.bytes_received.inc_by(n as u64);
-                    self.activity.touch(Instant::now());
+                    received = Instant::now();
+                    self.activity.touch(received);
                 }
                 Err(e) => {
                     if e.kind() != io::ErrorKind::ConnectionReset {
@@ -284,8 +293,7 @@ impl Reader {
     }
 
     /// One request, up to its place in the queue of responses.
-    async fn request(&mut self, mut frame: Bytes) -> Result<(), Farewell> {
-        let received = Instant::now();
+    async fn request(&mut self, mut frame: Bytes, received: Instant) -> Result<(), Farewell> {
         let facts = guard::check_header(&frame).map_err(|e| self.refuse(&e.to_string()))?;
         let head = RequestHead {
             api_key: facts.api_key,
@@ -338,6 +346,7 @@ impl Reader {
                 self.refuse("a request was begun and did not go on");
                 Farewell::Gone
             }
+            End::Gone => Farewell::Gone,
             End::Stopping | End::None => Farewell::AfterAnswers,
         }
     }

@@ -56,6 +56,11 @@ impl Disk {
         full.then(|| "the disk's free space is below chronik.disk.reserve.bytes".to_string())
     }
 
+    /// Memory that the newest records of all partitions may hold.
+    pub(super) fn tail_bytes_max(&self) -> usize {
+        self.tail_bytes_max
+    }
+
     pub(super) fn set_full(&self, full: bool) -> bool {
         self.full.swap(full, Ordering::Relaxed)
     }

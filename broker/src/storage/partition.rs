@@ -116,6 +116,8 @@ pub(super) struct State {
     pub closed: Option<Closed>,
     /// Grows by every byte that the high watermark passes.
     pub committed_bytes: u64,
+    /// Durable bytes that are in no segment yet.
+    uncopied_bytes: u64,
 }
 
 /// The partition's side on the disk: segments and the producers' state at their end.
@@ -147,12 +149,15 @@ impl Partition {
         closed: Option<Closed>,
         on_disk: OnDisk,
     ) -> Arc<Partition> {
+        let uncopied = log.tail().from(log.segment_end().max(log.tail().start()));
+        let uncopied_bytes = uncopied.map(|run| u64::from(run.span.len)).sum();
+        let state = State { log, pending: VecDeque::new(), closed, committed_bytes: 0, uncopied_bytes };
         Arc::new(Partition {
             id,
             topic,
             disk,
             settings: ArcSwap::from_pointee(settings),
-            state: Mutex::new(State { log, pending: VecDeque::new(), closed, committed_bytes: 0 }),
+            state: Mutex::new(state),
             on_disk: Mutex::new(on_disk),
             listeners: Listeners::default(),
             listed: AtomicBool::new(false),
@@ -198,14 +203,26 @@ impl Partition {
         self.disk.wal.max_entry_bytes()
     }
 
+    /// Room in the profile's queue and the broker's, if there is any now.
+    pub fn room_now(&self, profile: &ProfileEntry, records: u64, bytes: u64) -> Option<Room> {
+        profile.queue.try_admit(records, bytes).then_some(())?;
+        let mut room = self.room(profile, records, bytes);
+        room.in_broker = self.disk.queue.try_admit(records, bytes);
+        room.in_broker.then_some(room)
+    }
+
     /// Waits for room in the profile's queue and the broker's.
     pub async fn find_room(&self, profile: &ProfileEntry, records: u64, bytes: u64) -> Room {
         profile.queue.admit(records, bytes).await;
-        let mut room =
-            Room { disk: self.disk.clone(), profile: profile.index, records, bytes, in_broker: false };
+        let mut room = self.room(profile, records, bytes);
         self.disk.queue.admit(records, bytes).await;
         room.in_broker = true;
         room
+    }
+
+    /// What the profile's queue has given.
+    fn room(&self, profile: &ProfileEntry, records: u64, bytes: u64) -> Room {
+        Room { disk: self.disk.clone(), profile: profile.index, records, bytes, in_broker: false }
     }
 
     /// Assigns offsets to a checked batch and hands it to the write-ahead log. The caller has found room for
@@ -309,10 +326,16 @@ impl Partition {
         runs
     }
 
-    /// Everything below `end` is in synced segments.
-    pub(super) fn in_segments(&self, end: Offset) -> Result<(), LogError> {
+    /// Everything below `end` is in synced segments: so many bytes more than before.
+    pub(super) fn in_segments(&self, end: Offset, bytes: u64) -> Result<(), LogError> {
         let mut state = self.state();
+        state.uncopied_bytes = state.uncopied_bytes.saturating_sub(bytes);
         state.log.in_segments(end)
+    }
+
+    /// Durable bytes that are in no segment yet.
+    pub(super) fn uncopied_bytes(&self) -> u64 {
+        self.state().uncopied_bytes
     }
 
     /// No longer listed at the segment writer; true if it has something to write after all.
@@ -378,6 +401,7 @@ impl WalClient for Partition {
             return;
         }
         state.committed_bytes += len as u64;
+        state.uncopied_bytes += len as u64;
         for pending in state.pending.drain(..told) {
             for waiter in pending.waiter.into_iter().chain(pending.more) {
                 // A client that has gone away needs no answer.

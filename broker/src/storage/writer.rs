@@ -1,15 +1,17 @@
 //! The segment writer: copies durable batches from the write-ahead log into segments, syncs them, moves the
 //! checkpoint, and only then lets WAL files be written again (invariant 11).
 //!
-//! It works when the WAL's pool is half full, in the order of the partitions' oldest entries, and rests as
-//! long as it works while there is room, so that it does not spoil the log's latency.
+//! It keeps up with partitions that grow fast, a few megabytes at a time, while their newest records are still in
+//! memory: nothing is read back from the log, and no large flush comes to stand before the log's small ones. All others,
+//! and the checkpoint, have to wait until half of the WAL's pool is in use, or as much as the tails may keep in memory;
+//! then they come in the order of their oldest entries. While there is room, it rests as long as it works.
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chronik_core::ids::TopicIdPartition;
+use chronik_core::ids::{TopicIdPartition, WalPosition};
 use chronik_core::record_batch::{Batches, Crc};
 use chronik_core::store::checkpoint::{Checkpoint, PartitionState};
 
@@ -20,6 +22,8 @@ use super::partition::Partition;
 
 pub const CHECKPOINT_FILE: &str = "checkpoint";
 const CHUNK_BYTES: usize = 2 << 20;
+/// A partition with so many bytes in no segment is worth a write and a flush of its own.
+const RIPE_BYTES: u64 = 4 << 20;
 const TICK: Duration = Duration::from_millis(100);
 const LONGEST_REST: Duration = Duration::from_millis(50);
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
@@ -31,6 +35,8 @@ pub struct SegmentWriter {
     /// The last error was this one: it is logged once, not once a second.
     pub last_error: Option<String>,
     pub space_checked: Option<Instant>,
+    /// How far the log had come at the last checkpoint of this run.
+    checkpointed: WalPosition,
 }
 
 impl SegmentWriter {
@@ -39,8 +45,15 @@ impl SegmentWriter {
         partitions: Arc<PartitionMap>,
         reserve_bytes: u64,
     ) -> io::Result<std::thread::JoinHandle<()>> {
-        let mut writer =
-            SegmentWriter { disk, partitions, reserve_bytes, last_error: None, space_checked: None };
+        let checkpointed = disk.wal.delivered();
+        let mut writer = SegmentWriter {
+            disk,
+            partitions,
+            reserve_bytes,
+            last_error: None,
+            space_checked: None,
+            checkpointed,
+        };
         std::thread::Builder::new().name("segment-writer".to_string()).spawn(move || writer.run())
     }
 
@@ -61,9 +74,11 @@ impl SegmentWriter {
                     );
                 }
             }
-            let (used, total) = self.disk.wal.fill();
-            if stop || urgent || used * 2 >= total {
-                self.attempt(stop, urgent);
+            if stop || urgent || self.is_due() {
+                let done = self.checkpoint(stop);
+                self.told(done, stop, urgent);
+            } else if let Err(e) = self.copy_ripe() {
+                self.told(Err(e), stop, urgent);
             }
             if stop {
                 return;
@@ -71,8 +86,16 @@ impl SegmentWriter {
         }
     }
 
-    fn attempt(&mut self, stop: bool, urgent: bool) {
-        match self.checkpoint(stop) {
+    /// Whether what is in the write-ahead log alone should move now.
+    fn is_due(&self) -> bool {
+        let (used, total) = self.disk.wal.fill();
+        let since = self.disk.wal.delivered().0.saturating_sub(self.checkpointed.0);
+        used * 2 >= total || since >= self.disk.tail_bytes_max() as u64 / 4 * 3
+    }
+
+    /// Tells of an attempt, and waits a while after one that failed.
+    fn told(&mut self, done: io::Result<()>, stop: bool, urgent: bool) {
+        match done {
             Ok(()) => {
                 if self.last_error.take().is_some() {
                     tracing::info!("the segment writer works again");
@@ -90,6 +113,16 @@ impl SegmentWriter {
                 }
             }
         }
+    }
+
+    /// Keeps up with the partitions that grow fast. The checkpoint may stay behind: what it does not know of is replayed
+    /// over segments that have it already.
+    fn copy_ripe(&mut self) -> io::Result<()> {
+        let listed = self.disk.work.lock().listed.clone();
+        for partition in listed.iter().filter(|p| p.uncopied_bytes() >= RIPE_BYTES) {
+            self.copy(partition, false).inspect_err(|_| partition.on_disk().segments.abandon())?;
+        }
+        Ok(())
     }
 
     /// Copies what the WAL alone holds, writes a checkpoint, recycles.
@@ -115,6 +148,7 @@ impl SegmentWriter {
         let checkpoint = Checkpoint { position, partitions };
         durable::replace(&self.disk.data_dir, CHECKPOINT_FILE, &checkpoint.encode())?;
         self.disk.wal.recycle(position);
+        self.checkpointed = delivered;
         Ok(())
     }
 
@@ -131,6 +165,7 @@ impl SegmentWriter {
             (on_disk.producers.clone(), on_disk.segments.end())
         };
         let mut next = partition.state().log.segment_end();
+        let mut copied = 0;
         loop {
             let started = Instant::now();
             let runs = partition.runs_from(next, chunk_bytes);
@@ -152,6 +187,7 @@ impl SegmentWriter {
                     producers.apply(&header, header.max_timestamp);
                 }
                 next = run.last_offset + 1;
+                copied += bytes.len() as u64;
                 if run.base_offset >= synced_end {
                     first.get_or_insert(run.base_offset);
                     max_timestamp = run.max_timestamp.max(max_timestamp);
@@ -171,7 +207,7 @@ impl SegmentWriter {
         on_disk.segments.close();
         on_disk.producers = producers.reaching(next);
         drop(on_disk);
-        partition.in_segments(next).map_err(io::Error::other)
+        partition.in_segments(next, copied).map_err(io::Error::other)
     }
 
     fn rest(&self, worked: Duration) {

@@ -13,7 +13,9 @@ pub mod probe;
 pub mod reader;
 mod timer;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -169,6 +171,7 @@ impl Recovering {
             delivered: AtomicU64::new(recovered.end.0),
             cached: Arc::new(AtomicUsize::new(0)),
             failed: AtomicBool::new(false),
+            read_from: Mutex::default(),
         });
         let inbox = Arc::new(Inbox::default());
         let dir = options.dir.clone();
@@ -186,9 +189,21 @@ pub struct Shared {
     /// Bytes of group buffers that are still held by somebody.
     pub cached: Arc<AtomicUsize>,
     failed: AtomicBool,
+    /// Files that have been read from, by slot. A slot keeps its file for as long as the log runs.
+    read_from: Mutex<BTreeMap<u32, Arc<File>>>,
 }
 
 impl Shared {
+    fn open_to_read(&self, dir: &Path, slot: u32) -> io::Result<Arc<File>> {
+        let mut open = self.read_from.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.get(&slot) {
+            return Ok(file.clone());
+        }
+        let file = Arc::new(files::open_for_reading(dir, slot)?);
+        open.insert(slot, file.clone());
+        Ok(file)
+    }
+
     pub fn pool(&self) -> std::sync::MutexGuard<'_, Pool> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -17,7 +17,7 @@ pub(super) fn read(
     len: usize,
 ) -> io::Result<Option<Bytes>> {
     let Some((slot, place)) = shared.pool().locate(position) else { return Ok(None) };
-    let file = files::open_for_reading(dir, slot)?;
+    let file = shared.open_to_read(dir, slot)?;
     let (buf, lead) = files::read_aligned(&file, place, len)?;
     // Recycled while it was read?
     if shared.pool().locate(position) != Some((slot, place)) {
