@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
     derive = "Default",
     validation = Rule::new("self.metadata.name.size() <= 32 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("the name of a cluster becomes part of DNS names: at most 32 small letters, digits and '-', a letter first"),
-    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.clusterId) || self.spec.pools.all(p, oldSelf.spec.pools.all(o, o.name != p.name || (p.storage.?storageClassName == o.storage.?storageClassName && p.storage.?walVolume.?storageClassName == o.storage.?walVolume.?storageClassName)))")
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.clusterId) || self.spec.pools.all(p, oldSelf.spec.pools.all(o, o.name != p.name || ((has(p.storage.storageClassName) ? p.storage.storageClassName : '') == (has(o.storage.storageClassName) ? o.storage.storageClassName : '') && (!has(p.storage.walVolume) || !has(o.storage.walVolume) || (has(p.storage.walVolume.storageClassName) ? p.storage.walVolume.storageClassName : '') == (has(o.storage.walVolume.storageClassName) ? o.storage.walVolume.storageClassName : '')))))")
         .message("storageClassName cannot change once the cluster has its volumes"),
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.ready"}"#,
     printcolumn = r#"{"name":"WAL","type":"string","jsonPath":".status.walEngine"}"#,
