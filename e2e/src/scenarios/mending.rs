@@ -95,8 +95,8 @@ impl Scene<'_> {
     async fn taken_node_port(&self) -> Result<()> {
         let before = self.stage.life(NAMESPACE, CLUSTER).await?;
         let mut bad = self.good.clone();
-        bad["spec"]["listeners"][2] =
-            json!({"name": "more", "port": 9096, "type": "nodeport", "firstNodePort": 9100});
+        let more = json!({"name": "more", "port": 9096, "type": "nodeport", "firstNodePort": 9100});
+        bad["spec"]["listeners"].as_array_mut().context("no listeners")?.push(more);
         self.stage.apply(&bad).await?;
         let refused = self.reason("ApplyRefused", "9100").await?;
         self.figures.add(format!("a node port that cannot be had: {refused}"));
