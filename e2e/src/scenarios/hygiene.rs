@@ -126,11 +126,12 @@ async fn charts(stage: &Stage, figures: &Figures) -> Result<()> {
         stage.apply(&manifest::any_kind("monitoring.coreos.com", kind, plural)).await?;
     }
     let secrets = json!([{"name": "registry"}]);
+    let digest = format!("sha256:{}", "0".repeat(64));
     let renderings = [
         (
             "chronik-operator",
             json!({"watchNamespaces": [NAMESPACE], "replicaCount": 2, "imagePullSecrets": secrets,
-                "image": {"digest": "sha256:0"}, "brokerImage": {"digest": "sha256:1"}}),
+                "image": {"digest": digest}, "brokerImage": {"digest": digest}}),
         ),
         (
             "chronik-operator",
@@ -151,7 +152,7 @@ async fn charts(stage: &Stage, figures: &Figures) -> Result<()> {
             "chronik-cluster",
             json!({"name": "true", "pool": {"name": "on", "priorityClassName": "123", "nodeSelector": {"disk": "nvme"}},
                 "storage": {"storageClassName": "123", "walVolume": {"enabled": true}}, "imagePullSecrets": secrets,
-                "image": {"repository": "r", "digest": "sha256:0"},
+                "image": {"repository": "r", "digest": digest},
                 "io": {"seccompProfile": {"type": "Localhost", "localhostProfile": "chronik/io-uring.json"}}}),
         ),
         (

@@ -60,8 +60,7 @@ pub async fn run(stage: &Stage, figures: &Figures) -> Result<()> {
     stage.ready(NAMESPACE, CLUSTER, s(90)).await?;
     engine_is(stage, "io_uring", "IoUring", figures).await?;
     kafka::produce(&bootstrap, "guarded", 5).await?;
-    stage.clear(NAMESPACE).await?;
-    stage.clear(INSTALLER).await
+    stage.clear(NAMESPACE).await
 }
 
 /// The chart's DaemonSet copies its profile to every node.
@@ -76,7 +75,9 @@ async fn install_profile(stage: &Stage) -> Result<()> {
         Ok(())
     })
     .await?;
-    stage.install_operator().await
+    // The profile stays on the nodes when its installer goes, and the namespace with it.
+    stage.install_operator().await?;
+    stage.gone("", "namespace", INSTALLER, s(60)).await
 }
 
 /// Status, condition and metrics agree.

@@ -24,7 +24,7 @@ pub struct Look {
 /// The object as it is now; the cache may be behind what this program itself wrote. `None`: it is gone, or another
 /// one has its name.
 pub async fn object(scope: &Scope, cached: &ChronikTopic) -> Result<Option<ChronikTopic>, TopicError> {
-    let found = scope.api(cached).get_opt(&cached.name_any()).await?;
+    let found = absent_is_none(scope.api(cached).get_opt(&cached.name_any()).await)?;
     Ok(found.filter(|object| object.uid() == cached.uid()))
 }
 
@@ -47,14 +47,23 @@ pub async fn look(scope: &Scope, object: &ChronikTopic) -> Result<Look, TopicErr
     };
     let clusters: Api<ChronikCluster> =
         Api::namespaced(scope.ctx.client.clone(), &object.namespace().unwrap_or_default());
-    // Also `None` when there is no such kind any more.
-    if let Some(cluster) = clusters.get_opt(&object.spec.cluster_ref.name).await? {
+    let cluster = absent_is_none(clusters.get_opt(&object.spec.cluster_ref.name).await)?;
+    if let Some(cluster) = cluster {
         look.facts.cluster = ClusterView::of(&cluster);
         if worth_asking(object, &look.facts) {
             look.connect(scope, object, &cluster).await;
         }
     }
     Ok(look)
+}
+
+/// `None` also where there is no such kind any more: the API server then says 404 in plain text, which is no answer that
+/// an object is not there.
+fn absent_is_none<K>(found: Result<Option<K>, kube::Error>) -> Result<Option<K>, kube::Error> {
+    match found {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        other => other,
+    }
 }
 
 /// Whether anything hangs on what the brokers say.
