@@ -233,7 +233,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("00000000000000000000.log");
         let batch = |offset: i64| {
-            BatchBuilder::new().at(offset, LeaderEpoch(2)).record(7, Some(b"k"), None).record(8, None, Some(b"v")).build()
+            BatchBuilder::new()
+                .at(offset, LeaderEpoch(2))
+                .record(7, Some(b"k"), None)
+                .record(8, None, Some(b"v"))
+                .build()
         };
         std::fs::write(&path, [batch(0), batch(2)].concat()).unwrap();
         let shown = |show: &dyn Fn(&mut Vec<u8>)| {
@@ -242,7 +246,10 @@ mod tests {
             String::from_utf8(out).unwrap()
         };
         let text = shown(&|out| inspect(&path, out).unwrap());
-        assert!(text.contains("offsets 2 to 3, 2 records") && text.contains("2 batches, 4 records"), "{text}");
+        assert!(
+            text.contains("offsets 2 to 3, 2 records") && text.contains("2 batches, 4 records"),
+            "{text}"
+        );
         let text = shown(&|out| dump(&path, out).unwrap());
         assert_eq!(text.lines().next(), Some("0\t7\t\"k\"\tnull"), "{text}");
         let dirs = [dir.path().to_path_buf()];

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -174,7 +175,11 @@ impl Cleaner {
             before += old.iter().map(|s| s.bytes).sum::<u64>();
             after += written.as_ref().map_or(0, |s| s.bytes);
             if !partition.on_disk().segments.replace(old, written.as_slice()) {
-                // Retention, or the topic's deletion, was faster. The next start removes what was written.
+                // Retention, or the topic's deletion, was faster.
+                if let Some(new) = &written {
+                    let path = partition.on_disk().segments.path_of(new);
+                    std::fs::remove_file(&path).or_else(gone_already)?;
+                }
                 return Ok(());
             }
         }
@@ -247,7 +252,30 @@ impl Cleaner {
             let on_disk = partition.on_disk();
             (on_disk.segments.path_of(&new), on_disk.segments.dir().to_path_buf())
         };
-        let file = File::options().write(true).create(true).truncate(true).open(&path)?;
+        let written = self.write(partition, old, pass, last_of, &path, &mut new);
+        if written.is_err() || new.bytes == 0 {
+            // Nobody knows of it yet. What cannot be removed now, the next start removes.
+            let _ = std::fs::remove_file(&path);
+        }
+        written?;
+        if new.bytes == 0 {
+            return Ok(None);
+        }
+        sync_dir(&dir)?;
+        Ok(Some(new))
+    }
+
+    /// Writes what stays of some segments to a file, and syncs it.
+    fn write(
+        &mut self,
+        partition: &Arc<Partition>,
+        old: &[SegmentState],
+        pass: &Pass<'_>,
+        last_of: &HashMap<ProducerId, Offset>,
+        path: &Path,
+        new: &mut SegmentState,
+    ) -> Result<(), Ended> {
+        let file = File::options().write(true).create(true).truncate(true).open(path)?;
         for segment in old {
             self.each_batch(partition, segment, &mut |cleaner, header, batch| {
                 let is_last = last_of.get(&header.producer_id) == Some(&header.last_offset());
@@ -275,14 +303,7 @@ impl Cleaner {
                 Ok(true)
             })?;
         }
-        if new.bytes == 0 {
-            drop(file);
-            std::fs::remove_file(&path)?;
-            return Ok(None);
-        }
-        file.sync_data()?;
-        sync_dir(&dir)?;
-        Ok(Some(new))
+        Ok(file.sync_data()?)
     }
 
     /// Reads a segment batch by batch, every checksum verified, until `each` returns false.
@@ -338,6 +359,11 @@ impl Cleaner {
         }
         Ok(())
     }
+}
+
+/// A deleted topic takes its whole directory along.
+fn gone_already(e: io::Error) -> io::Result<()> {
+    if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
 }
 
 fn facts_of(state: &SegmentState) -> Closed {

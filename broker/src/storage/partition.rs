@@ -502,6 +502,8 @@ impl WalClient for Partition {
             }
             drop(state);
             self.listeners.wake();
+            // Files that hold nothing any more go with the next checkpoint: somebody may wait for their space.
+            self.disk.work.order(|o| o.keep_house = true);
             return;
         }
         if run.item.kind != EntryKind::Append {

@@ -29,6 +29,8 @@ const CHUNK_BYTES: usize = 2 << 20;
 const RIPE_BYTES: u64 = 4 << 20;
 const TICK: Duration = Duration::from_millis(100);
 const LONGEST_REST: Duration = Duration::from_millis(50);
+/// A broker that starts again and again looks at retention, too (Kafka's `log.initial.task.delay.ms`).
+const FIRST_LOOK: Duration = Duration::from_secs(30);
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 
 pub struct SegmentWriter {
@@ -42,7 +44,8 @@ pub struct SegmentWriter {
     graves: Vec<(PathBuf, Instant)>,
     /// A checkpoint is due since the house was kept.
     house_kept: bool,
-    house_kept_at: Instant,
+    house_kept_at: Option<Instant>,
+    started: Instant,
     /// How far the log had come at the last checkpoint of this run.
     checkpointed: WalPosition,
 }
@@ -62,7 +65,8 @@ impl SegmentWriter {
             space_checked: None,
             graves: Vec::new(),
             house_kept: false,
-            house_kept_at: Instant::now(),
+            house_kept_at: None,
+            started: Instant::now(),
             checkpointed,
         };
         std::thread::Builder::new().name("segment-writer".to_string()).spawn(move || writer.run())
@@ -124,10 +128,14 @@ impl SegmentWriter {
         });
         let every = Duration::from_millis(self.disk.live.load().retention_check_ms);
         let asked = std::mem::take(&mut self.disk.work.lock().keep_house);
-        if !asked && self.house_kept_at.elapsed() < every {
+        let due = match self.house_kept_at {
+            Some(at) => at.elapsed() >= every,
+            None => self.started.elapsed() >= every.min(FIRST_LOOK),
+        };
+        if !asked && !due {
             return;
         }
-        (self.house_kept, self.house_kept_at) = (true, Instant::now());
+        (self.house_kept, self.house_kept_at) = (true, Some(Instant::now()));
         let now_ms = now_ms();
         for partition in self.partitions.load().values() {
             let config = partition.settings().topic.clone();
