@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use chronik_broker::bench::{self, BenchArgs};
 use chronik_broker::cli::consume::{self, ConsumeArgs};
 use chronik_broker::cli::produce::{self, ProduceArgs};
+use chronik_broker::cli::segment::{self, SegmentArgs};
 use chronik_broker::cli::topics::{self, TopicsArgs};
 use chronik_broker::cli::wal::{self, WalArgs};
 use chronik_broker::config::{BrokerArgs, Config, Surroundings};
@@ -33,6 +34,8 @@ enum Command {
     Bench(BenchArgs),
     /// Measure a device, or look into a write-ahead log
     Wal(WalArgs),
+    /// Look into segment files, check them, or show their records
+    Segment(SegmentArgs),
     /// List, create, describe, alter and delete topics
     Topics(TopicsArgs),
     /// Write lines from standard input to a topic
@@ -52,6 +55,7 @@ fn main() {
         }
         Some(Command::Bench(args)) => bench::run(args),
         Some(Command::Wal(args)) => wal::run(args),
+        Some(Command::Segment(args)) => segment::run(args),
         Some(Command::Topics(args)) => topics::run(args),
         Some(Command::Produce(args)) => produce::run(args),
         Some(Command::Consume(args)) => consume::run(args),

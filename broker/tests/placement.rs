@@ -1,107 +1,19 @@
 //! The real binary, placed by files: it waits for them, follows them, and refuses a disk that is not the one
 //! that is known.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+mod common;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use chronik_client::Client;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use common::{Broker, PATIENCE, get};
 
-/// A broker in a directory of its own, with its ports.
-struct Broker {
-    child: Child,
-    kafka: u16,
-    admin: u16,
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-/// A broker as a container runs it: no environment but its own keys, and nothing to write to but its volume.
+/// A broker that is told where it is.
 fn start(dir: &Path) -> Result<Broker> {
-    let (kafka, admin) = (free_port()?, free_port()?);
-    let config = dir.join("broker.yaml");
-    let text = format!(
-        "listeners: INTERNAL://127.0.0.1:{kafka}\n\
-         listener.security.protocol.map: INTERNAL:PLAINTEXT\n\
-         chronik.admin.listen: 127.0.0.1:{admin}\n\
-         chronik.data.dir: {data}\n\
-         chronik.placement.dir: {placement}\n\
-         chronik.wal.file.bytes: 16777216\n\
-         chronik.wal.flush.mode: fdatasync\n\
-         chronik.wal.in.flight: 1\n\
-         chronik.disk.reserve.bytes: 0\n",
-        data = dir.join("data").display(),
-        placement = dir.join("placement").display(),
-    );
-    std::fs::write(&config, text)?;
-    let child = Command::new(env!("CARGO_BIN_EXE_chronik"))
-        .args(["broker", "--config"])
-        .arg(&config)
-        .env_clear()
-        .env("CHRONIK_BROKER_ID", "3")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    Ok(Broker { child, kafka, admin })
-}
-
-fn get(port: u16, path: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
-}
-
-impl Broker {
-    /// Waits until an admin answer has these words.
-    fn until(&mut self, path: &str, words: &str) -> Result<String> {
-        let begun = Instant::now();
-        let mut last = String::new();
-        while begun.elapsed() < PATIENCE {
-            match get(self.admin, path) {
-                Ok(answer) if answer.contains(words) => return Ok(answer),
-                Ok(answer) => last = answer,
-                Err(e) => last = e.to_string(),
-            }
-            if let Some(status) = self.child.try_wait()? {
-                let mut log = String::new();
-                self.child.stderr.take().context("stderr")?.read_to_string(&mut log)?;
-                bail!("the broker ended with {status}:\n{log}");
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        bail!("{path} never said {words:?}; it said {last}")
-    }
-
-    /// Ends it by SIGTERM.
-    fn stop(mut self) -> Result<Output> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-        self.ended()
-    }
-
-    fn ended(&mut self) -> Result<Output> {
-        let mut stderr = Vec::new();
-        self.child.stderr.take().context("stderr")?.read_to_end(&mut stderr)?;
-        Ok(Output { status: self.child.wait()?, stdout: Vec::new(), stderr })
-    }
+    common::start(dir, &format!("chronik.placement.dir: {}", dir.join("placement").display()))
 }
 
 fn dir() -> Result<(tempfile::TempDir, PathBuf)> {

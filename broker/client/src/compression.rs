@@ -1,7 +1,7 @@
 //! Undoing the compression of a record batch, under a cap, so that a few kilobytes from a
 //! hostile server cannot fill the memory.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
 use bytes::Bytes;
 
@@ -14,6 +14,65 @@ pub const DECOMPRESSED_BYTES_MAX: u64 = 256 << 20;
 /// others send one bare block.
 const XERIAL_MAGIC: &[u8] = b"\x82SNAPPY\0";
 const XERIAL_HEADER_BYTES: usize = 16;
+const XERIAL_BLOCK_BYTES: usize = 32 << 10;
+
+/// A codec of Kafka's, by its number in a batch's attributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Codec {
+    None = 0,
+    Gzip = 1,
+    Snappy = 2,
+    Lz4 = 3,
+    Zstd = 4,
+}
+
+impl Codec {
+    /// The codec that a batch's attributes name.
+    ///
+    /// # Errors
+    /// `InvalidData` for one that does not exist.
+    pub fn of(attributes: i16) -> io::Result<Codec> {
+        match attributes & CODEC_BITS {
+            0 => Ok(Codec::None),
+            1 => Ok(Codec::Gzip),
+            2 => Ok(Codec::Snappy),
+            3 => Ok(Codec::Lz4),
+            4 => Ok(Codec::Zstd),
+            other => Err(invalid(format!("unknown compression {other}"))),
+        }
+    }
+
+    /// Compresses a batch's records as Kafka's clients do: snappy in xerial's frame, the others in their own.
+    ///
+    /// # Errors
+    /// The encoder's.
+    pub fn compress(self, records: &[u8]) -> io::Result<Vec<u8>> {
+        match self {
+            Codec::None => Ok(records.to_vec()),
+            Codec::Gzip => {
+                let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+                gzip.write_all(records)?;
+                gzip.finish()
+            }
+            Codec::Snappy => {
+                let mut out = [XERIAL_MAGIC, &1u32.to_be_bytes(), &1u32.to_be_bytes()].concat();
+                for block in records.chunks(XERIAL_BLOCK_BYTES) {
+                    let block = snap::raw::Encoder::new().compress_vec(block).map_err(io::Error::other)?;
+                    out.extend_from_slice(&(block.len() as u32).to_be_bytes());
+                    out.extend_from_slice(&block);
+                }
+                Ok(out)
+            }
+            Codec::Lz4 => {
+                let mut lz4 = lz4_flex::frame::FrameEncoder::new(Vec::new());
+                lz4.write_all(records)?;
+                lz4.finish().map_err(io::Error::other)
+            }
+            Codec::Zstd => zstd::encode_all(records, 0),
+        }
+    }
+}
 
 /// The bytes of a batch's records, decompressed. `codec` is bits 0-2 of the batch's attributes.
 ///
@@ -106,8 +165,6 @@ fn invalid(what: impl Into<String>) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
     use crate::batch::{BatchBuilder, NewRecord};
 
@@ -147,6 +204,16 @@ mod tests {
         for (codec, packed) in packed() {
             assert_eq!(decompress(codec, &packed.into()).unwrap(), text(), "codec {codec}");
         }
+    }
+
+    #[test]
+    fn what_is_compressed_here_reads_back() {
+        for codec in [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
+            let packed = codec.compress(&text()).unwrap();
+            assert_eq!(Codec::of(0x30 | codec as i16).unwrap(), codec);
+            assert_eq!(decompress(codec as u8, &packed.into()).unwrap(), text(), "{codec:?}");
+        }
+        assert!(Codec::of(5).is_err());
     }
 
     #[test]

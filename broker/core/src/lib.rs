@@ -4,6 +4,7 @@
 //! arguments, and a state machine returns what is to be done instead of doing it. The simulator
 //! (`chronik-sim`) therefore runs the code that ships.
 
+pub mod compaction;
 pub mod controller;
 pub mod ids;
 pub mod log;

@@ -4,6 +4,7 @@
 
 pub mod consume;
 pub mod produce;
+pub mod segment;
 pub mod topics;
 pub mod wal;
 

@@ -62,6 +62,8 @@ impl Key {
                 Check::Bool => "true or false".to_string(),
                 Check::Number { min, max } => format!("a whole number from {min} to {max}"),
                 Check::OneOf(words) => format!("one of {}", words.join(", ")),
+                Check::SomeOf(words) => format!("some of {}, with commas between them", words.join(", ")),
+                Check::Ratio => "a number from 0 to 1".to_string(),
                 Check::Only { value, why } => format!("{value}: {why}"),
                 Check::WalProfileName => "the name of a WAL profile".to_string(),
             },

@@ -40,6 +40,7 @@ pub struct Metrics {
     /// Partitions that are not served because records are lost.
     pub partitions_fenced: Gauge,
     pub metadata_offset: Gauge,
+    pub cleaner: CleanerMetrics,
     wal: wal::Families,
     profiles: Mutex<BTreeMap<String, Arc<ProfileMetrics>>>,
     definitions: profiles::Definitions,
@@ -84,6 +85,29 @@ pub struct NetworkMetrics {
     pub read_pauses: Counter,
 }
 
+/// Counts of compaction.
+#[derive(Clone, Debug)]
+pub struct CleanerMetrics {
+    pub passes: Counter,
+    pub failures: Counter,
+    pub bytes_read: Counter,
+    pub bytes_written: Counter,
+    /// Microseconds of a pass.
+    pub seconds: Histogram,
+}
+
+impl Default for CleanerMetrics {
+    fn default() -> Self {
+        CleanerMetrics {
+            passes: Counter::default(),
+            failures: Counter::default(),
+            bytes_read: Counter::default(),
+            bytes_written: Counter::default(),
+            seconds: Histogram::micros(),
+        }
+    }
+}
+
 impl Metrics {
     /// `apis` are the served APIs with their names.
     pub fn new(apis: impl IntoIterator<Item = (i16, &'static str)>) -> Metrics {
@@ -123,6 +147,7 @@ impl Metrics {
             partitions: Gauge::default(),
             partitions_fenced: Gauge::default(),
             metadata_offset: Gauge::default(),
+            cleaner: CleanerMetrics::default(),
             wal: wal::Families::register(&mut registry),
             profiles: Mutex::default(),
             definitions: profiles::Definitions::register(&mut registry),
@@ -161,9 +186,18 @@ impl Metrics {
                 &self.fetch_session_evictions,
             ),
             ("fetched_bytes", "Record bytes sent in Fetch responses", &self.fetched_bytes),
+            ("cleaner_passes", "Passes of compaction over a partition", &self.cleaner.passes),
+            ("cleaner_failures", "Passes that failed: the partition stays as it is", &self.cleaner.failures),
+            ("cleaner_read_bytes", "Bytes of segments that compaction replaced", &self.cleaner.bytes_read),
+            ("cleaner_written_bytes", "Bytes of segments that took their place", &self.cleaner.bytes_written),
         ] {
             registry.register(name, help, counter.clone());
         }
+        registry.register(
+            "cleaner_pass_seconds",
+            "Duration of a pass of compaction",
+            self.cleaner.seconds.clone(),
+        );
         for (name, help, gauge) in [
             ("connections", "Open connections", &net.connections),
             ("requests_in_work", "Requests in work, without those that wait", &net.requests_in_work),

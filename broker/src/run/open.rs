@@ -116,7 +116,7 @@ pub(super) async fn open(
         profiles: observer.profiles.definitions(),
     };
     let (logs, disk, recovered_bytes) = {
-        let (config, metadata) = (config.clone(), metadata.clone());
+        let (config, metadata, cleaner) = (config.clone(), metadata.clone(), metrics.cleaner.clone());
         tokio::task::spawn_blocking(move || -> Result<_> {
             let (wal, partitions) = logs::open(&config.data_dir, options)?.split();
             let recovered_bytes = wal.recovered.replayed_bytes;
@@ -125,7 +125,8 @@ pub(super) async fn open(
             let disk = Arc::new(Disk::new(wal, &observer, data_dir, wal_dir, config.tail_cache_bytes));
             let image = metadata.image();
             let reserve = config.disk_reserve_bytes;
-            let logs = LogManager::start(config.broker_id, disk.clone(), partitions, &image, reserve)?;
+            let id = config.broker_id;
+            let logs = LogManager::start(id, disk.clone(), partitions, &image, reserve, cleaner)?;
             Ok((logs, disk, recovered_bytes))
         })
         .await??

@@ -6,14 +6,47 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use chronik_core::metadata::MetadataImage;
+use chronik_core::metadata::config::broker_value_of;
 use tokio::sync::watch;
 
 use super::admission::Admission;
+use super::cleaner::Cleaning;
 use super::partition::Partition;
 use super::profiles::ProfileTable;
 use super::tail_cache::TailCache;
 use super::wal::{GroupFacts, Wal, WalObserver};
 use crate::metrics::WalMetrics;
+
+/// Settings of the broker that may change while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveSettings {
+    pub retention_check_ms: u64,
+    pub cleaner_backoff_ms: u64,
+    pub cleaner_key_bytes: usize,
+    pub cleaner_bytes_per_second: u64,
+}
+
+impl Default for LiveSettings {
+    fn default() -> Self {
+        LiveSettings::of(&MetadataImage::empty(Arc::default()))
+    }
+}
+
+impl LiveSettings {
+    pub fn of(image: &MetadataImage) -> LiveSettings {
+        // The table has checked them.
+        let number = |name: &str| broker_value_of(image, name).parse::<u64>().unwrap_or_default();
+        LiveSettings {
+            retention_check_ms: number("log.retention.check.interval.ms"),
+            cleaner_backoff_ms: number("log.cleaner.backoff.ms"),
+            cleaner_key_bytes: usize::try_from(number("log.cleaner.dedupe.buffer.size"))
+                .unwrap_or(usize::MAX),
+            cleaner_bytes_per_second: number("log.cleaner.io.max.bytes.per.second"),
+        }
+    }
+}
 
 /// See the module's documentation.
 pub struct Disk {
@@ -24,6 +57,10 @@ pub struct Disk {
     pub data_dir: PathBuf,
     pub wal_dir: PathBuf,
     pub(super) work: Arc<Work>,
+    /// Live settings of the broker that act here.
+    pub live: ArcSwap<LiveSettings>,
+    /// Ends the cleaner.
+    pub(super) cleaning: Cleaning,
     tails: TailCache,
     tail_bytes_max: usize,
     full: AtomicBool,
@@ -44,6 +81,8 @@ impl Disk {
             data_dir,
             wal_dir,
             work: observer.work.clone(),
+            live: ArcSwap::default(),
+            cleaning: Cleaning::default(),
             tails: TailCache::default(),
             tail_bytes_max,
             full: AtomicBool::new(false),
@@ -92,6 +131,8 @@ pub(super) struct Orders {
     pub removed: Vec<Arc<Partition>>,
     /// Every WAL file is full.
     pub urgent: bool,
+    /// Retention is to be looked at now, and a checkpoint to be written.
+    pub keep_house: bool,
     pub stop: bool,
 }
 
@@ -114,7 +155,7 @@ impl Work {
     /// Waits until something is urgent, or for so long.
     pub fn wait(&self, at_most: Duration) {
         let orders = self.lock();
-        let idle = |o: &mut Orders| !o.urgent && !o.stop && o.removed.is_empty();
+        let idle = |o: &mut Orders| !o.urgent && !o.stop && !o.keep_house && o.removed.is_empty();
         let _ = self.wake.wait_timeout_while(orders, at_most, idle);
     }
 }

@@ -16,15 +16,18 @@ use chronik_core::wal::format::EntryKind;
 use chronik_core::wal::recovery::Event;
 use thiserror::Error;
 
+use super::cleaner::Cleaner;
 pub use super::disk::Disk;
+use super::disk::LiveSettings;
 use super::durable;
 use super::partition::{Closed, OnDisk, Partition, Settings};
 use super::read::Reader;
-use super::segments::Segments;
+use super::segments::{Chunk, Limits, Segments};
 use super::wal::{self, DurableRun, Entry, Recovering, WalClient, WalError, WalOptions};
 pub use super::writer::CHECKPOINT_FILE;
-use super::writer::SegmentWriter;
+use super::writer::{SegmentWriter, now_ms};
 use crate::api::partitions::{Logs, PartitionReader};
+use crate::metrics::CleanerMetrics;
 
 pub type PartitionMap = ArcSwap<HashMap<TopicIdPartition, Arc<Partition>>>;
 
@@ -46,7 +49,7 @@ pub enum OpenError {
     CheckpointMissing { path: PathBuf, begins: u64 },
     #[error("partition {0}: {1}")]
     Partition(TopicIdPartition, LogError),
-    #[error("cannot start the segment writer: {0}")]
+    #[error("cannot start the segment writer or the cleaner: {0}")]
     Thread(io::Error),
 }
 
@@ -98,6 +101,7 @@ pub struct LogManager {
     pub disk: Arc<Disk>,
     partitions: Arc<PartitionMap>,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    cleaner: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 impl LogManager {
@@ -109,6 +113,7 @@ impl LogManager {
         opened_replayed: RecoveredPartitions,
         image: &MetadataImage,
         reserve_bytes: u64,
+        cleaner_metrics: CleanerMetrics,
     ) -> Result<Arc<LogManager>, OpenError> {
         let RecoveredPartitions { mut replayed, blind } = opened_replayed;
         let manager = LogManager {
@@ -116,7 +121,9 @@ impl LogManager {
             disk: disk.clone(),
             partitions: Arc::new(ArcSwap::default()),
             writer: Mutex::new(None),
+            cleaner: Mutex::new(None),
         };
+        manager.follow_settings(image);
         let mut partitions = HashMap::new();
         for topic in image.topics() {
             for id in manager.mine(topic) {
@@ -137,6 +144,9 @@ impl LogManager {
             partition.list();
         }
         manager.partitions.store(Arc::new(partitions));
+        let cleaner = Cleaner::start(disk.clone(), manager.partitions.clone(), cleaner_metrics);
+        *manager.cleaner.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(cleaner.map_err(OpenError::Thread)?);
         let writer = SegmentWriter::start(disk, manager.partitions.clone(), reserve_bytes);
         *manager.writer.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(writer.map_err(OpenError::Thread)?);
@@ -166,6 +176,7 @@ impl LogManager {
         let on_disk = OnDisk {
             segments: Segments::new(self.dir_of(id), Vec::new()),
             producers: ProducerStateMap::new(0, PRODUCERS_MAX),
+            cleaned_to: 0,
         };
         let log = PartitionLog::empty(PRODUCERS_MAX);
         let settings = self.settings(topic);
@@ -187,10 +198,17 @@ impl LogManager {
             for run in &found.salvaged {
                 let read = self.disk.wal.read(run.span.position, run.span.len as usize).map_err(io)?;
                 if let Some(bytes) = read {
-                    let end = run.last_offset + 1;
-                    let segment_bytes = u64::try_from(topic.config.segment_bytes).unwrap_or(1 << 30);
-                    let first = run.base_offset;
-                    segments.append(&bytes, first, end, run.max_timestamp, segment_bytes).map_err(io)?;
+                    let chunk = Chunk {
+                        bytes: &bytes,
+                        first: run.base_offset,
+                        next: run.last_offset + 1,
+                        first_timestamp: run.max_timestamp,
+                        max_timestamp: run.max_timestamp,
+                        now_ms: now_ms(),
+                    };
+                    let bytes = u64::try_from(topic.config.segment_bytes).unwrap_or(1 << 30);
+                    let limits = Limits { bytes, age_ms: topic.config.segment_ms };
+                    segments.append(&chunk, &limits).map_err(io)?;
                 }
             }
             segments.sync().map_err(io)?;
@@ -207,7 +225,7 @@ impl LogManager {
         }
         let closed = closed.map(Closed::Fenced);
         let log = PartitionLog::new(found.log).map_err(|e| OpenError::Partition(id, e))?;
-        let on_disk = OnDisk { segments, producers };
+        let on_disk = OnDisk { segments, producers, cleaned_to: found.cleaned_to };
         let settings = self.settings(topic);
         Ok(Partition::new(id, topic.name.clone(), self.disk.clone(), settings, log, closed, on_disk))
     }
@@ -262,6 +280,7 @@ impl LogManager {
         if !removed.is_empty() {
             self.disk.work.order(|o| o.removed.extend(removed));
         }
+        self.follow_settings(image);
         let partitions = self.partitions.load();
         for id in &changes.partitions_changed {
             if let (Some(partition), Some(topic)) = (partitions.get(id), image.topic_by_id(id.topic_id)) {
@@ -272,6 +291,13 @@ impl LogManager {
             for partition in self.mine(topic).iter().filter_map(|id| partitions.get(id)) {
                 partition.set_settings(self.settings(topic));
             }
+        }
+    }
+
+    fn follow_settings(&self, image: &MetadataImage) {
+        let live = LiveSettings::of(image);
+        if **self.disk.live.load() != live {
+            self.disk.live.store(Arc::new(live));
         }
     }
 
@@ -313,6 +339,11 @@ impl LogManager {
 
     /// Flushes and seals the log, then moves what it holds into segments. Blocks.
     pub fn stop(&self) {
+        self.disk.cleaning.stop();
+        let cleaner = self.cleaner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(cleaner) = cleaner {
+            let _ = cleaner.join();
+        }
         self.disk.wal.stop();
         self.disk.work.order(|o| o.stop = true);
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();

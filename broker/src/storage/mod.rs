@@ -1,6 +1,7 @@
 //! Everything that lies on a disk.
 
 pub mod admission;
+mod cleaner;
 pub mod disk;
 pub mod durable;
 pub mod identity;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use chronik_core::ids::{LeaderEpoch, Offset, TopicIdPartition, WalPosition};
+use chronik_core::log::retention::Stretch;
 use chronik_core::log::{AppendError, Appended, LogError, PartitionLog, ProducerStateMap, Run, WalSpan};
 use chronik_core::metadata::TopicConfig;
 use chronik_core::record_batch::{BatchSummary, Stamp};
@@ -46,6 +47,17 @@ pub enum Refused {
     Log(#[from] AppendError),
     #[error("the topic was deleted")]
     Deleted,
+    #[error("{0}")]
+    Storage(String),
+}
+
+/// Why records are not deleted.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum DeleteRefused {
+    #[error("the offset is beyond the high watermark")]
+    OutOfRange,
+    #[error("the partition is not served here")]
+    NotHere,
     #[error("{0}")]
     Storage(String),
 }
@@ -113,6 +125,8 @@ struct Pending {
 pub(super) struct State {
     pub log: PartitionLog,
     pending: VecDeque<Pending>,
+    /// New log starts on their way to the disk, in order, and who waits for them.
+    starts: VecDeque<Option<oneshot::Sender<()>>>,
     pub closed: Option<Closed>,
     /// Grows by every byte that the high watermark passes.
     pub committed_bytes: u64,
@@ -124,6 +138,8 @@ pub(super) struct State {
 pub(super) struct OnDisk {
     pub segments: Segments,
     pub producers: ProducerStateMap,
+    /// All below was compacted.
+    pub cleaned_to: Offset,
 }
 
 /// See the module's documentation.
@@ -151,7 +167,8 @@ impl Partition {
     ) -> Arc<Partition> {
         let uncopied = log.tail().from(log.segment_end().max(log.tail().start()));
         let uncopied_bytes = uncopied.map(|run| u64::from(run.span.len)).sum();
-        let state = State { log, pending: VecDeque::new(), closed, committed_bytes: 0, uncopied_bytes };
+        let (pending, starts) = (VecDeque::new(), VecDeque::new());
+        let state = State { log, pending, starts, closed, committed_bytes: 0, uncopied_bytes };
         Arc::new(Partition {
             id,
             topic,
@@ -289,14 +306,102 @@ impl Partition {
         }
     }
 
+    /// Deletes everything below `offset`: logged first, done once that is durable (retention, DeleteRecords). The answer
+    /// is `None` where the log starts there already, or resolves when it is done.
+    ///
+    /// # Errors
+    /// Beyond the high watermark, or when the partition is not served.
+    pub fn delete_before(
+        self: &Arc<Self>,
+        offset: Offset,
+    ) -> Result<Option<oneshot::Receiver<()>>, DeleteRefused> {
+        let mut state = self.state();
+        match &state.closed {
+            None => {}
+            Some(Closed::Deleted) => return Err(DeleteRefused::NotHere),
+            Some(Closed::Fenced(why)) => return Err(DeleteRefused::Storage(why.clone())),
+            Some(Closed::Failed) => {
+                return Err(DeleteRefused::Storage("the write-ahead log has failed".to_string()));
+            }
+        }
+        if offset > state.log.high_watermark() || offset < 0 {
+            return Err(DeleteRefused::OutOfRange);
+        }
+        if offset <= state.log.log_start() {
+            return Ok(None);
+        }
+        let (tell, told) = oneshot::channel();
+        state.starts.push_back(Some(tell));
+        self.disk.wal.submit(Entry {
+            kind: EntryKind::LogStart,
+            tp: self.id,
+            first: offset,
+            last: offset,
+            leader_epoch: LeaderEpoch(-1),
+            records: 0,
+            patch: false,
+            body: Bytes::new(),
+            profile: self.settings().profile.index,
+            client: self.clone(),
+        });
+        Ok(Some(told))
+    }
+
+    /// What is to be judged by retention: closed and open segments, then what is in the write-ahead log alone, up to the
+    /// high watermark.
+    pub(super) fn stretches(&self) -> Vec<Stretch> {
+        let (segments, closed) = {
+            let on_disk = self.on_disk();
+            (on_disk.segments.states(), on_disk.segments.closed())
+        };
+        let state = self.state();
+        let (segment_end, limit) = (state.log.segment_end(), state.log.high_watermark());
+        let in_segments = segments.iter().map(|s| Stretch {
+            end_offset: s.end_offset,
+            bytes: s.bytes,
+            max_timestamp: s.max_timestamp,
+            written_ms: Some(s.written_ms).filter(|ms| *ms >= 0),
+            is_closed_segment: closed.contains(s),
+        });
+        let tail = state.log.tail();
+        let in_wal = tail.from(segment_end.max(tail.start())).filter(|run| run.base_offset >= segment_end);
+        let in_wal = in_wal.map(|run| Stretch {
+            end_offset: run.next_offset(),
+            bytes: u64::from(run.span.len),
+            max_timestamp: run.max_timestamp,
+            written_ms: None,
+            is_closed_segment: false,
+        });
+        in_segments.chain(in_wal).take_while(|s| s.end_offset <= limit).collect()
+    }
+
+    pub fn log_start(&self) -> Offset {
+        self.state().log.log_start()
+    }
+
+    pub fn high_watermark(&self) -> Offset {
+        self.state().log.high_watermark()
+    }
+
+    /// Bytes of the log, wherever they are.
+    pub fn size_bytes(&self) -> u64 {
+        let in_segments: u64 = self.on_disk().segments.states().iter().map(|s| s.bytes).sum();
+        in_segments + self.uncopied_bytes()
+    }
+
     /// Stops serving; whoever waits is told that the log failed.
     pub(super) fn close(&self, why: Closed) {
         let mut state = self.state();
         state.closed = Some(why);
         state.log.resign();
         state.pending.clear();
+        state.starts.clear();
         drop(state);
         self.listeners.wake();
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.state().closed.is_none()
     }
 
     pub(super) fn is_deleted(&self) -> bool {
@@ -352,6 +457,20 @@ impl Partition {
 }
 
 impl State {
+    /// A new log start is durable.
+    fn started_at(&mut self, offset: Offset) -> Result<(), LogError> {
+        let waiter = self.starts.pop_front();
+        self.log.log_start_to(offset)?;
+        let tail = self.log.tail();
+        let rest = tail.from(self.log.segment_end().max(tail.start()));
+        self.uncopied_bytes = rest.map(|run| u64::from(run.span.len)).sum();
+        if let Some(tell) = waiter.flatten() {
+            // Whoever asked may have gone away.
+            let _ = tell.send(());
+        }
+        Ok(())
+    }
+
     /// Waits for a batch that is on its way to the disk.
     fn wait_for(&mut self, last_offset: Offset) -> Option<Acknowledge> {
         let at = self.pending.binary_search_by_key(&last_offset, |p| p.last_offset).ok()?;
@@ -375,10 +494,21 @@ fn stamped(batch: &BatchSummary, body: Bytes) -> Result<Bytes, Refused> {
 /// Clients are held by `Arc`, and a partition needs itself to be listed and cached.
 impl WalClient for Partition {
     fn durable(self: Arc<Self>, run: DurableRun) {
+        let mut state = self.state();
+        if run.item.kind == EntryKind::LogStart {
+            if let Err(e) = state.started_at(run.item.first) {
+                tracing::error!(partition = self.name(), "a durable log start does not fit the log: {e}");
+                state.closed = Some(Closed::Failed);
+            }
+            drop(state);
+            self.listeners.wake();
+            // Files that hold nothing any more go with the next checkpoint: somebody may wait for their space.
+            self.disk.work.order(|o| o.keep_house = true);
+            return;
+        }
         if run.item.kind != EntryKind::Append {
             return;
         }
-        let mut state = self.state();
         let mut max_timestamp = -1;
         let mut told = 0;
         for pending in state.pending.iter().take_while(|p| p.last_offset <= run.item.last) {

@@ -42,6 +42,15 @@ enum Source {
     Segment(Offset, Offset),
 }
 
+/// What the disk had.
+enum Found {
+    Bytes(Bytes),
+    /// No batch begins before this offset.
+    NothingBefore(Offset),
+    /// The bytes are somewhere else by now.
+    Moved,
+}
+
 impl Partition {
     fn plan(&self, from: Offset, to: Offset, max_bytes: usize, min_one: bool) -> Result<Source, ReadError> {
         let state = self.state();
@@ -74,44 +83,59 @@ impl Partition {
         max_bytes: usize,
         min_one: bool,
     ) -> Result<ReadBytes, ReadError> {
-        for _ in 0..TRIES {
+        let mut from = from;
+        let mut moved = 0;
+        while moved < TRIES {
             let source = self.plan(from, to, max_bytes, min_one)?;
-            let pieces = match source {
+            let found = match source {
                 Source::Ready(pieces) => return Ok(ReadBytes { pieces }),
                 other => {
                     let this = self.clone();
                     blocking(move || this.read_disk(other, from, max_bytes, min_one)).await?
                 }
             };
-            if let Some(bytes) = pieces {
-                let pieces = if bytes.is_empty() { Vec::new() } else { vec![bytes] };
-                return Ok(ReadBytes { pieces });
+            match found {
+                Found::Bytes(bytes) if bytes.is_empty() => return Ok(ReadBytes::default()),
+                Found::Bytes(bytes) => return Ok(ReadBytes { pieces: vec![bytes] }),
+                // Compaction has left nothing up to there.
+                Found::NothingBefore(next) if next > from && next < to => from = next,
+                Found::NothingBefore(_) => return Ok(ReadBytes::default()),
+                Found::Moved => moved += 1,
             }
         }
         Err(ReadError::Storage("the bytes kept moving while they were read".to_string()))
     }
 
-    /// Blocks. `None`: the bytes are somewhere else by now.
-    fn read_disk(
-        &self,
-        source: Source,
-        from: Offset,
-        max_bytes: usize,
-        min_one: bool,
-    ) -> io::Result<Option<Bytes>> {
+    /// Blocks.
+    fn read_disk(&self, source: Source, from: Offset, max_bytes: usize, min_one: bool) -> io::Result<Found> {
         match source {
-            Source::Ready(_) => Ok(None),
+            Source::Ready(_) => Ok(Found::Moved),
             Source::Wal(span, to) => {
-                let Some(run) = self.read_span(span)? else { return Ok(None) };
-                Ok(Some(trim_run(&run, from, max_bytes, min_one, to)))
+                let Some(run) = self.read_span(span)? else { return Ok(Found::Moved) };
+                Ok(Found::Bytes(trim_run(&run, from, max_bytes, min_one, to)))
             }
             Source::Segment(at, to) => {
-                let place = self.on_disk().segments.find(at)?;
-                let Some(place) = place else {
-                    let why = format!("{}: no segment holds offset {at}", self.name());
-                    return Err(io::Error::other(why));
+                let found = self.on_disk().segments.find(at);
+                let place = match found {
+                    Ok(Some(place)) => place,
+                    // All of it was compacted away, or retention was faster.
+                    Ok(None) => return Ok(Found::NothingBefore(to)),
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Moved),
+                    Err(e) => return Err(e),
                 };
-                segments::read(&place, at, to, max_bytes, min_one).map(Some)
+                match segments::read(&place, at, to, max_bytes, min_one) {
+                    // A batch that does not fit is not given, and is no gap.
+                    Ok(bytes)
+                        if bytes.is_empty()
+                            && (min_one || segments::read(&place, at, to, 0, true)?.is_empty()) =>
+                    {
+                        Ok(Found::NothingBefore(place.end_offset.min(to)))
+                    }
+                    Ok(bytes) => Ok(Found::Bytes(bytes)),
+                    // Deleted or cleaned while it was looked for.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Found::Moved),
+                    Err(e) => Err(e),
+                }
             }
         }
     }

@@ -1,7 +1,9 @@
 //! A partition's segment files: where durable batches live once they leave the write-ahead log.
 //!
 //! Batches are appended, synced, and only then counted (`SegmentState::bytes`): what lies behind is never
-//! read, and is overwritten by the next attempt.
+//! read, and is overwritten by the next attempt. Batches are added to the newest file only; the others are closed. Files
+//! that are no longer needed are *condemned*: the checkpoint on the disk may name them still, so they go once another
+//! one is written.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -19,8 +21,33 @@ use super::wal::files::sync_dir;
 /// A position in the index every so many bytes.
 const INDEX_EVERY: u64 = 64 * 1024;
 
-fn file_name(base_offset: Offset) -> String {
-    format!("{base_offset:020}.log")
+fn file_name(base_offset: Offset, revision: u32) -> String {
+    match revision {
+        0 => format!("{base_offset:020}.log"),
+        _ => format!("{base_offset:020}.{revision}.log"),
+    }
+}
+
+/// When a file is full.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// `segment.bytes`.
+    pub bytes: u64,
+    /// `segment.ms`: from the first batch's time to that of the next.
+    pub age_ms: i64,
+}
+
+/// Whole batches, to be appended at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunk<'a> {
+    pub bytes: &'a [u8],
+    pub first: Offset,
+    /// The offset behind the last.
+    pub next: Offset,
+    /// Of the first batch.
+    pub first_timestamp: i64,
+    pub max_timestamp: i64,
+    pub now_ms: i64,
 }
 
 struct Segment {
@@ -38,6 +65,8 @@ pub struct Place {
     pub at: u64,
     /// The synced end of the file.
     pub end: u64,
+    /// The offset at which the next file begins, or would.
+    pub end_offset: Offset,
 }
 
 /// The segments of one partition.
@@ -49,8 +78,10 @@ pub struct Segments {
     /// Bytes written to the active file behind its state, not yet synced.
     unsynced: Option<SegmentState>,
     dir_dirty: bool,
-    /// The newest file is damaged: nothing is added to it.
+    /// Nothing is added to the newest file.
     sealed: bool,
+    /// Files that are deleted once a checkpoint without them is written.
+    condemned: Vec<PathBuf>,
 }
 
 impl Segments {
@@ -65,7 +96,18 @@ impl Segments {
             unsynced: None,
             dir_dirty: false,
             sealed: false,
+            condemned: Vec::new(),
         }
+    }
+
+    /// The file of a segment.
+    pub fn path_of(&self, state: &SegmentState) -> PathBuf {
+        self.dir.join(file_name(state.base_offset, state.revision))
+    }
+
+    /// The directory, which a cleaner writes new files into.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Leaves the files as they are: what follows goes into a new one.
@@ -76,7 +118,7 @@ impl Segments {
     /// Checks that the files hold at least what the checkpoint says, and removes those it does not know.
     pub fn check(&self) -> io::Result<()> {
         for segment in self.segments.values() {
-            let path = self.dir.join(file_name(segment.state.base_offset));
+            let path = self.path_of(&segment.state);
             let len = std::fs::metadata(&path).map_err(|e| named(&path, e))?.len();
             if len < segment.state.bytes {
                 let why = format!("has {len} bytes, {} were synced", segment.state.bytes);
@@ -87,8 +129,9 @@ impl Segments {
             for entry in std::fs::read_dir(&self.dir)? {
                 let entry = entry?;
                 let name = entry.file_name();
-                let known = |base: &Offset| name.to_str() == Some(&file_name(*base));
-                if !self.segments.keys().any(known) && name.to_str().is_some_and(|n| n.ends_with(".log")) {
+                let known =
+                    |s: &Segment| name.to_str() == Some(&file_name(s.state.base_offset, s.state.revision));
+                if !self.segments.values().any(known) && name.to_str().is_some_and(|n| n.ends_with(".log")) {
                     std::fs::remove_file(entry.path())?;
                 }
             }
@@ -106,39 +149,108 @@ impl Segments {
         self.segments.values().next_back().map_or(0, |s| s.state.end_offset)
     }
 
+    /// The base of the file that batches are added to, if there is one.
+    fn active_base(&self) -> Option<Offset> {
+        match &self.unsynced {
+            Some(state) => Some(state.base_offset),
+            None if self.sealed => None,
+            None => self.segments.keys().next_back().copied(),
+        }
+    }
+
+    /// Synced segments that nothing is added to any more, oldest first.
+    pub fn closed(&self) -> Vec<SegmentState> {
+        let active = self.active_base();
+        let states = self.segments.values().map(|s| &s.state);
+        states.filter(|s| Some(s.base_offset) != active).cloned().collect()
+    }
+
+    /// Closes the newest file if its first record is older than `age_ms`: nobody may write to it for long.
+    pub fn close_old(&mut self, age_ms: i64, now_ms: i64) {
+        let Some(newest) = self.segments.values().next_back().filter(|_| self.unsynced.is_none()) else {
+            return;
+        };
+        let began = match newest.state.first_timestamp {
+            time if time >= 0 => time,
+            _ => newest.state.written_ms,
+        };
+        if began >= 0 && now_ms.saturating_sub(began) > age_ms {
+            self.sealed = true;
+        }
+    }
+
+    /// Gives up the files that end at or below `log_start`.
+    pub fn trim(&mut self, log_start: Offset) {
+        while let Some(oldest) = self.segments.first_entry() {
+            let state = &oldest.get().state;
+            let written_to = self.unsynced.as_ref().is_some_and(|u| u.base_offset == state.base_offset);
+            if state.end_offset > log_start || written_to {
+                return;
+            }
+            let state = oldest.remove().state;
+            if self.active.as_ref().is_some_and(|(base, _)| *base == state.base_offset) {
+                self.active = None;
+            }
+            self.condemned.push(self.path_of(&state));
+        }
+    }
+
+    /// Puts files that a cleaner has written and synced in the place of others. False, and nothing is done, if those are
+    /// no longer what they were.
+    pub fn replace(&mut self, old: &[SegmentState], new: &[SegmentState]) -> bool {
+        let is_same = |s: &SegmentState| self.segments.get(&s.base_offset).is_some_and(|now| now.state == *s);
+        if !old.iter().all(is_same) {
+            return false;
+        }
+        for state in old {
+            self.segments.remove(&state.base_offset);
+            self.condemned.push(self.path_of(state));
+        }
+        for state in new {
+            let segment = Segment { state: state.clone(), index: Vec::new(), indexed_to: 0 };
+            self.segments.insert(state.base_offset, segment);
+        }
+        true
+    }
+
+    /// Files that may be deleted once a checkpoint of the present state is written.
+    pub fn take_condemned(&mut self) -> Vec<PathBuf> {
+        std::mem::take(&mut self.condemned)
+    }
+
     /// Appends whole batches behind everything written so far. Nothing counts before [`Segments::sync`].
-    pub fn append(
-        &mut self,
-        bytes: &[u8],
-        first: Offset,
-        next: Offset,
-        max_timestamp: i64,
-        segment_bytes: u64,
-    ) -> io::Result<()> {
+    pub fn append(&mut self, chunk: &Chunk<'_>, limits: &Limits) -> io::Result<()> {
+        let Chunk { bytes, first, next, max_timestamp, .. } = *chunk;
         let newest = match &self.unsynced {
             Some(state) => Some(state.clone()),
             None if self.sealed => None,
             None => self.segments.values().next_back().map(|s| s.state.clone()),
         };
-        let fits = |s: &SegmentState| s.bytes == 0 || s.bytes + bytes.len() as u64 <= segment_bytes;
+        let is_young = |s: &SegmentState| {
+            s.first_timestamp < 0 || max_timestamp.saturating_sub(s.first_timestamp) <= limits.age_ms
+        };
+        let fits =
+            |s: &SegmentState| s.bytes == 0 || (s.bytes + bytes.len() as u64 <= limits.bytes && is_young(s));
         let mut state = match newest {
             Some(state) if fits(&state) => state,
             _ => {
                 self.sync()?;
-                SegmentState { base_offset: first, bytes: 0, end_offset: first, max_timestamp: -1 }
+                SegmentState { first_timestamp: chunk.first_timestamp, ..SegmentState::begun(first) }
             }
         };
-        let file = self.open_active(state.base_offset)?;
+        let file = self.open_active(&state)?;
         file.write_all_at(bytes, state.bytes)?;
         self.sealed = false;
         state.bytes += bytes.len() as u64;
         state.end_offset = next;
         state.max_timestamp = state.max_timestamp.max(max_timestamp);
+        state.written_ms = chunk.now_ms;
         self.unsynced = Some(state);
         Ok(())
     }
 
-    fn open_active(&mut self, base: Offset) -> io::Result<&File> {
+    fn open_active(&mut self, state: &SegmentState) -> io::Result<&File> {
+        let base = state.base_offset;
         if self.active.as_ref().is_none_or(|(open, _)| *open != base) {
             if !self.dir.is_dir() {
                 std::fs::create_dir_all(&self.dir)?;
@@ -146,7 +258,7 @@ impl Segments {
                     sync_dir(dir)?;
                 }
             }
-            let path = self.dir.join(file_name(base));
+            let path = self.path_of(state);
             // What lies behind the counted bytes, of a file that is known or not, is overwritten.
             let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
             self.dir_dirty = true;
@@ -204,12 +316,12 @@ impl Segments {
                 None => return Ok(None),
             },
         };
-        let path = self.dir.join(file_name(base));
         let Some(segment) = self.segments.get_mut(&base) else { return Ok(None) };
+        let path = self.dir.join(file_name(base, segment.state.revision));
         segment.index(&path)?;
         let before = segment.index.partition_point(|(first, _)| *first <= offset);
         let at = before.checked_sub(1).map_or(0, |n| segment.index[n].1);
-        Ok(Some(Place { path, at, end: segment.state.bytes }))
+        Ok(Some(Place { path, at, end: segment.state.bytes, end_offset: segment.state.end_offset }))
     }
 
     /// The first segment whose latest timestamp is at least `timestamp`, searching from `from` on.
@@ -312,10 +424,26 @@ mod tests {
         BatchBuilder::new().at(offset, LeaderEpoch(0)).record(1000 + offset, None, Some(&value)).build()
     }
 
+    const LIMITS: Limits = Limits { bytes: 100_000, age_ms: i64::MAX };
+
+    fn append(segments: &mut Segments, offset: Offset, len: usize) {
+        let bytes = batch(offset, len);
+        let time = 1000 + offset;
+        let chunk = Chunk {
+            bytes: &bytes,
+            first: offset,
+            next: offset + 1,
+            first_timestamp: time,
+            max_timestamp: time,
+            now_ms: 5000 + offset,
+        };
+        segments.append(&chunk, &LIMITS).unwrap();
+    }
+
     fn filled(dir: &Path) -> Segments {
         let mut segments = Segments::new(dir.join("topic/0"), Vec::new());
         for offset in 0..100 {
-            segments.append(&batch(offset, 3000), offset, offset + 1, 1000 + offset, 100_000).unwrap();
+            append(&mut segments, offset, 3000);
         }
         segments.sync().unwrap();
         segments
@@ -349,7 +477,7 @@ mod tests {
     fn a_batch_larger_than_the_limit_comes_alone_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
         let mut segments = Segments::new(dir.path().join("t/0"), Vec::new());
-        segments.append(&batch(0, 900_000), 0, 1, 1000, 1 << 30).unwrap();
+        append(&mut segments, 0, 900_000);
         segments.sync().unwrap();
         let place = segments.find(0).unwrap().unwrap();
         assert_eq!(read(&place, 0, 1, 10, true).unwrap().len(), batch(0, 900_000).len());
@@ -357,10 +485,75 @@ mod tests {
     }
 
     #[test]
+    fn old_segments_are_given_up_and_their_files_wait_for_the_checkpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut segments = filled(dir.path());
+        let before = segments.states();
+        segments.trim(before[1].end_offset + 1);
+        assert_eq!(segments.states(), before[2..]);
+        let condemned = segments.take_condemned();
+        assert_eq!(condemned.len(), 2);
+        assert!(condemned.iter().all(|path| path.is_file()) && segments.take_condemned().is_empty());
+        // A start after a crash before the checkpoint finds all of them; one after it removes them.
+        Segments::new(dir.path().join("topic/0"), before).check().unwrap();
+        assert!(condemned[0].is_file());
+        Segments::new(dir.path().join("topic/0"), segments.states()).check().unwrap();
+        assert!(!condemned[0].exists());
+        segments.trim(100);
+        assert_eq!(segments.states(), [], "the newest too, once all of it is deleted");
+        append(&mut segments, 100, 10);
+        segments.sync().unwrap();
+        assert_eq!(segments.states()[0].base_offset, 100);
+    }
+
+    #[test]
+    fn the_newest_file_is_closed_by_age() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut segments = filled(dir.path());
+        let all = segments.states();
+        assert_eq!(segments.closed(), all[..all.len() - 1]);
+        let first = all.last().unwrap().first_timestamp;
+        segments.close_old(10, first + 10);
+        assert_eq!(segments.closed().len(), all.len() - 1, "not older, just as old");
+        segments.close_old(10, first + 11);
+        assert_eq!(segments.closed(), all);
+        append(&mut segments, 100, 10);
+        segments.sync().unwrap();
+        assert_eq!(segments.states().len(), all.len() + 1);
+        // By the records' own times, too.
+        let bytes = batch(101, 10);
+        let late = Chunk {
+            bytes: &bytes,
+            first: 101,
+            next: 102,
+            first_timestamp: 9999,
+            max_timestamp: 9999,
+            now_ms: 0,
+        };
+        segments.append(&late, &Limits { bytes: 100_000, age_ms: 100 }).unwrap();
+        segments.sync().unwrap();
+        assert_eq!(segments.states().last().unwrap().base_offset, 101);
+    }
+
+    #[test]
+    fn cleaned_files_take_the_place_of_others_unless_those_have_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut segments = filled(dir.path());
+        let old = segments.closed()[..2].to_vec();
+        let new = SegmentState { revision: 1, bytes: 3100, end_offset: old[1].end_offset, ..old[0].clone() };
+        std::fs::write(segments.path_of(&new), batch(old[1].end_offset - 1, 3000)).unwrap();
+        assert!(segments.replace(&old, std::slice::from_ref(&new)));
+        let place = segments.find(0).unwrap().unwrap();
+        assert_eq!((place.end, place.end_offset), (3100, old[1].end_offset));
+        assert_eq!(segments.take_condemned().len(), 2);
+        assert!(!segments.replace(&old, &[new]), "they are gone");
+    }
+
+    #[test]
     fn damage_is_an_error_and_unsynced_bytes_do_not_count() {
         let dir = tempfile::tempdir().unwrap();
         let mut segments = filled(dir.path());
-        segments.append(&batch(100, 10), 100, 101, 1100, 100_000).unwrap();
+        append(&mut segments, 100, 10);
         assert!(segments.find(100).unwrap().is_none());
         assert_eq!(segments.end(), 100);
         segments.abandon();

@@ -8,17 +8,20 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chronik_core::ids::{TopicIdPartition, WalPosition};
-use chronik_core::record_batch::{Batches, Crc};
+use chronik_core::log::retention::{Retention, deletable};
+use chronik_core::record_batch::{Batches, Crc, NO_TIMESTAMP};
 use chronik_core::store::checkpoint::{Checkpoint, PartitionState};
 
 use super::disk::Disk;
 use super::durable;
 use super::logs::PartitionMap;
 use super::partition::Partition;
+use super::segments::{Chunk, Limits};
 
 pub const CHECKPOINT_FILE: &str = "checkpoint";
 const CHUNK_BYTES: usize = 2 << 20;
@@ -26,6 +29,8 @@ const CHUNK_BYTES: usize = 2 << 20;
 const RIPE_BYTES: u64 = 4 << 20;
 const TICK: Duration = Duration::from_millis(100);
 const LONGEST_REST: Duration = Duration::from_millis(50);
+/// A broker that starts again and again looks at retention, too (Kafka's `log.initial.task.delay.ms`).
+const FIRST_LOOK: Duration = Duration::from_secs(30);
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 
 pub struct SegmentWriter {
@@ -35,6 +40,12 @@ pub struct SegmentWriter {
     /// The last error was this one: it is logged once, not once a second.
     pub last_error: Option<String>,
     pub space_checked: Option<Instant>,
+    /// Files that no checkpoint names any more, and when they may go.
+    graves: Vec<(PathBuf, Instant)>,
+    /// A checkpoint is due since the house was kept.
+    house_kept: bool,
+    house_kept_at: Option<Instant>,
+    started: Instant,
     /// How far the log had come at the last checkpoint of this run.
     checkpointed: WalPosition,
 }
@@ -52,6 +63,10 @@ impl SegmentWriter {
             reserve_bytes,
             last_error: None,
             space_checked: None,
+            graves: Vec::new(),
+            house_kept: false,
+            house_kept_at: None,
+            started: Instant::now(),
             checkpointed,
         };
         std::thread::Builder::new().name("segment-writer".to_string()).spawn(move || writer.run())
@@ -66,6 +81,9 @@ impl SegmentWriter {
                 let urgent = std::mem::take(&mut orders.urgent);
                 (orders.stop, urgent, std::mem::take(&mut orders.removed))
             };
+            if !stop {
+                self.keep_house();
+            }
             for partition in removed {
                 if let Err(e) = partition.on_disk().segments.remove() {
                     tracing::warn!(
@@ -90,7 +108,55 @@ impl SegmentWriter {
     fn is_due(&self) -> bool {
         let (used, total) = self.disk.wal.fill();
         let since = self.disk.wal.delivered().0.saturating_sub(self.checkpointed.0);
-        used * 2 >= total || since >= self.disk.tail_bytes_max() as u64 / 4 * 3
+        used * 2 >= total || since >= self.disk.tail_bytes_max() as u64 / 4 * 3 || self.house_kept
+    }
+
+    /// From time to time: what is too old or too much is deleted, old files are closed, and a checkpoint moves what is in
+    /// the write-ahead log alone into segments, where compaction finds it. Condemned files go when their time has come.
+    fn keep_house(&mut self) {
+        self.graves.retain(|(path, due)| {
+            if *due > Instant::now() {
+                return true;
+            }
+            match std::fs::remove_file(path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(file = %path.display(), "a deleted segment cannot be removed: {e}");
+                }
+                _ => {}
+            }
+            false
+        });
+        let every = Duration::from_millis(self.disk.live.load().retention_check_ms);
+        let asked = std::mem::take(&mut self.disk.work.lock().keep_house);
+        let due = match self.house_kept_at {
+            Some(at) => at.elapsed() >= every,
+            None => self.started.elapsed() >= every.min(FIRST_LOOK),
+        };
+        if !asked && !due {
+            return;
+        }
+        (self.house_kept, self.house_kept_at) = (true, Some(Instant::now()));
+        let now_ms = now_ms();
+        for partition in self.partitions.load().values() {
+            let config = partition.settings().topic.clone();
+            let lag = if config.cleanup.compact { config.compaction.max_lag_ms } else { i64::MAX };
+            partition.on_disk().segments.close_old(config.segment_ms.min(lag), now_ms);
+            if !config.cleanup.delete {
+                continue;
+            }
+            let limit = |value: i64| (value >= 0).then_some(value);
+            let retention = Retention {
+                max_age_ms: limit(config.retention_ms),
+                max_bytes: limit(config.retention_bytes).map(i64::unsigned_abs),
+            };
+            let Some(to) = deletable(&retention, &partition.stretches(), now_ms) else { continue };
+            if let Ok(Some(_)) = partition.delete_before(to) {
+                tracing::info!(
+                    partition = partition.name(),
+                    "retention deletes the records before offset {to}"
+                );
+            }
+        }
     }
 
     /// Tells of an attempt, and waits a while after one that failed.
@@ -142,11 +208,27 @@ impl SegmentWriter {
             }
         }
         let all: HashMap<TopicIdPartition, Arc<Partition>> = self.partitions.load().as_ref().clone();
+        for partition in all.values() {
+            let log_start = partition.state().log.log_start();
+            partition.on_disk().segments.trim(log_start);
+        }
+        // What is condemned from here on may be named by the checkpoint: its turn is the next one.
+        let condemned: Vec<_> = all
+            .values()
+            .flat_map(|p| {
+                let delay = p.settings().topic.file_delete_delay_ms.unsigned_abs();
+                let due = Instant::now() + Duration::from_millis(delay.min(1 << 40));
+                let files = p.on_disk().segments.take_condemned();
+                files.into_iter().map(move |path| (path, due))
+            })
+            .collect();
         // The positions are asked for before the states: what moves meanwhile only moves forward.
         let position = Checkpoint::position_for(delivered, all.values().filter_map(|p| p.oldest_needed()));
         let partitions = all.values().map(|p| (p.id, state_of(p))).collect();
         let checkpoint = Checkpoint { position, partitions };
         durable::replace(&self.disk.data_dir, CHECKPOINT_FILE, &checkpoint.encode())?;
+        self.graves.extend(condemned);
+        self.house_kept = false;
         self.disk.wal.recycle(position);
         self.checkpointed = delivered;
         Ok(())
@@ -157,8 +239,8 @@ impl SegmentWriter {
         if partition.is_deleted() {
             return Ok(());
         }
-        let segment_bytes = u64::try_from(partition.settings().topic.segment_bytes).unwrap_or(1 << 30);
-        let chunk_bytes = CHUNK_BYTES.min(usize::try_from(segment_bytes / 2).unwrap_or(CHUNK_BYTES)).max(1);
+        let limits = limits_of(partition);
+        let chunk_bytes = CHUNK_BYTES.min(usize::try_from(limits.bytes / 2).unwrap_or(CHUNK_BYTES)).max(1);
         // An attempt that failed behind a roll has left batches synced that the log does not know of yet.
         let (mut producers, synced_end) = {
             let on_disk = partition.on_disk();
@@ -175,7 +257,8 @@ impl SegmentWriter {
             // One write for the chunk: a run may be no larger than a record.
             let mut joined = Vec::with_capacity(chunk_bytes);
             let mut first = None;
-            let mut max_timestamp = -1;
+            let mut first_timestamp = NO_TIMESTAMP;
+            let mut max_timestamp = NO_TIMESTAMP;
             for run in runs {
                 let bytes = match run.bytes {
                     Some(bytes) => bytes,
@@ -189,14 +272,18 @@ impl SegmentWriter {
                 next = run.last_offset + 1;
                 copied += bytes.len() as u64;
                 if run.base_offset >= synced_end {
-                    first.get_or_insert(run.base_offset);
+                    if first.is_none() {
+                        first = Some(run.base_offset);
+                        first_timestamp = run.max_timestamp;
+                    }
                     max_timestamp = run.max_timestamp.max(max_timestamp);
                     joined.extend_from_slice(&bytes);
                 }
             }
             if let Some(first) = first {
-                let mut on_disk = partition.on_disk();
-                on_disk.segments.append(&joined, first, next, max_timestamp, segment_bytes)?;
+                let chunk =
+                    Chunk { bytes: &joined, first, next, first_timestamp, max_timestamp, now_ms: now_ms() };
+                partition.on_disk().segments.append(&chunk, &limits)?;
             }
             if !stop {
                 self.rest(started.elapsed());
@@ -243,12 +330,25 @@ impl SegmentWriter {
     }
 }
 
+/// When a segment of the partition is full.
+pub(super) fn limits_of(partition: &Partition) -> Limits {
+    let config = &partition.settings().topic;
+    let bytes = u64::try_from(config.segment_bytes).unwrap_or(1 << 30);
+    Limits { bytes, age_ms: config.segment_ms }
+}
+
+pub(super) fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    since.as_millis() as i64
+}
+
 fn state_of(partition: &Partition) -> PartitionState {
     use super::partition::Closed;
     let on_disk = partition.on_disk();
     let segments = on_disk.segments.states();
     let producers = on_disk.producers.encode();
     let end = on_disk.producers.end_offset();
+    let cleaned_to = on_disk.cleaned_to;
     drop(on_disk);
     let state = partition.state();
     PartitionState {
@@ -257,6 +357,7 @@ fn state_of(partition: &Partition) -> PartitionState {
         segments,
         leader_epochs: state.log.leader_epochs().clone(),
         producers,
+        cleaned_to,
         fenced: match &state.closed {
             Some(Closed::Fenced(why)) => Some(why.clone()),
             _ => None,

@@ -73,7 +73,7 @@ impl Scene<'_> {
     async fn bad_live_configuration(&self) -> Result<()> {
         let before = self.stage.life(NAMESPACE, CLUSTER).await?;
         let mut bad = self.good.clone();
-        bad["spec"]["config"] = json!({"log.retention.ms": "5"});
+        bad["spec"]["config"] = json!({"log.retention.ms": "soon"});
         self.stage.apply(&bad).await?;
         until("ConfigApplied False", s(30), || async {
             let cluster = self.stage.api.get("chronikcluster", NAMESPACE, CLUSTER).await?;

@@ -7,16 +7,26 @@ use crate::crd::cluster::{Ack, Engine, ListenerType, Policy, WalProfile};
 
 /// Settings of brokers that are altered live, on the cluster-wide default. A test holds this against the broker's own
 /// table.
-pub const LIVE_SETTINGS: [&str; 11] = [
+pub const LIVE_SETTINGS: [&str; 21] = [
     "chronik.wal.profile",
     "compression.type",
+    "log.cleaner.backoff.ms",
+    "log.cleaner.dedupe.buffer.size",
+    "log.cleaner.delete.retention.ms",
+    "log.cleaner.io.max.bytes.per.second",
+    "log.cleaner.max.compaction.lag.ms",
+    "log.cleaner.min.cleanable.ratio",
+    "log.cleaner.min.compaction.lag.ms",
     "log.cleanup.policy",
     "log.message.timestamp.after.max.ms",
     "log.message.timestamp.before.max.ms",
     "log.message.timestamp.type",
     "log.retention.bytes",
+    "log.retention.check.interval.ms",
     "log.retention.ms",
+    "log.roll.ms",
     "log.segment.bytes",
+    "log.segment.delete.delay.ms",
     "message.max.bytes",
     "min.insync.replicas",
 ];

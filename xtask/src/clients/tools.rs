@@ -34,12 +34,15 @@ impl Tools<'_> {
         self.creates_and_describes()?;
         self.alters_configs()?;
         self.produces_and_consumes()?;
+        self.deletes_records()?;
         let versions = self.tool("org.apache.kafka.tools.BrokerApiVersionsCommand", &[])?;
         contains("kafka-broker-api-versions", &versions, "Produce(0): 0 to")?;
         self.topics(&["--delete", "--topic", self.topic])?;
         let list = self.topics(&["--list"])?;
         ensure!(list.lines().all(|topic| topic != self.topic), "kafka-topics lists the topic it deleted");
-        Ok("kafka-topics, -configs, -producer-perf-test, -get-offsets, -console-consumer, -broker-api-versions".into())
+        Ok("kafka-topics, -configs, -producer-perf-test, -get-offsets, -console-consumer, -log-dirs, -delete-records, \
+            -broker-api-versions"
+            .into())
     }
 
     fn creates_and_describes(&self) -> Result<()> {
@@ -89,6 +92,35 @@ impl Tools<'_> {
         let consumed = self.tool("org.apache.kafka.tools.consumer.ConsoleConsumer", &consume)?;
         let right = consumed.lines().filter(|line| line.len() == 100).count();
         ensure!(right.to_string() == end, "kafka-console-consumer printed {right} of {end} records");
+        Ok(())
+    }
+
+    /// All records of every partition go, after their sizes were told.
+    fn deletes_records(&self) -> Result<()> {
+        let sizes =
+            self.tool("org.apache.kafka.tools.LogDirsCommand", &["--describe", "--topic-list", self.topic])?;
+        let sizes: Vec<u64> = sizes
+            .split("\"size\":")
+            .skip(1)
+            .filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
+            .collect();
+        let all: u64 = sizes.iter().sum();
+        ensure!(sizes.len() == 3 && all >= u64::from(RECORDS) * 100, "kafka-log-dirs: {sizes:?}");
+
+        let partitions: Vec<String> =
+            (0..3).map(|n| format!(r#"{{"topic":"{}","partition":{n},"offset":-1}}"#, self.topic)).collect();
+        let file = std::env::temp_dir().join(format!("chronik-delete-records-{}.json", std::process::id()));
+        std::fs::write(&file, format!(r#"{{"version":1,"partitions":[{}]}}"#, partitions.join(",")))?;
+        let shown = file.display().to_string();
+        let deleted =
+            self.tool("org.apache.kafka.tools.DeleteRecordsCommand", &["--offset-json-file", &shown]);
+        std::fs::remove_file(&file)?;
+        contains("kafka-delete-records", &deleted?, "low_watermark: ")?;
+        let at = |time| {
+            self.tool("org.apache.kafka.tools.GetOffsetShell", &["--topic", self.topic, "--time", time])
+        };
+        let (starts, ends) = (at("earliest")?, at("latest")?);
+        ensure!(starts == ends && ends.lines().count() == 3, "kafka-get-offsets: {starts} and {ends}");
         Ok(())
     }
 }

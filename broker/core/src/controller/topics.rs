@@ -482,7 +482,8 @@ mod tests {
             (config("segment.bytes", Some("1")), InvalidConfig, "must be at least 1048576"),
             (config("segment.bytes", None), InvalidConfig, "Null value not supported"),
             (config("chronik.wal.profile", Some("none")), InvalidConfig, "no such WAL profile"),
-            (config("retention.ms", Some("1000")), InvalidConfig, "nothing is deleted by age"),
+            (config("compression.type", Some("gzip")), InvalidConfig, "as their producer compressed them"),
+            (config("retention.ms", Some("-2")), InvalidConfig, "at least -1"),
         ];
         for (new, code, words) in cases {
             let (found, why) = refused(&image, new);

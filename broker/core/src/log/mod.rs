@@ -12,6 +12,7 @@ pub mod partition_log;
 mod partition_log_test;
 pub mod producer_state;
 pub mod read;
+pub mod retention;
 pub mod tail;
 
 pub use codec::SnapshotError;

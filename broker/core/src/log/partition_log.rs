@@ -298,6 +298,12 @@ impl PartitionLog {
         Ok(())
     }
 
+    /// The segments below `offset` were compacted: what memory still holds of them is no longer what the log holds.
+    pub fn compacted_to(&mut self, offset: Offset) {
+        self.tail.drop_below(offset.min(self.segment_end), self.segment_end);
+        self.assert_order();
+    }
+
     /// Gives up the oldest bytes in memory until `wanted` are free; returns how many are. They are then read from
     /// the WAL, or from segments.
     pub fn evict(&mut self, wanted: usize) -> usize {

@@ -88,6 +88,11 @@ impl ProducerStateMap {
         self.end_offset
     }
 
+    /// The last offset of every producer's newest batch.
+    pub fn last_offsets(&self) -> impl Iterator<Item = (ProducerId, Offset)> {
+        self.producers.iter().map(|(id, producer)| (*id, last_of(producer)))
+    }
+
     /// Number of producers known.
     pub fn len(&self) -> usize {
         self.producers.len()

@@ -213,8 +213,10 @@ pub fn find_timestamp(
     for (header, range) in late {
         let leader_epoch = header.leader_epoch;
         let Ok(records) = RecordIter::new(bytes.get(range)?) else {
-            let timestamp =
-                if header.base_timestamp >= target_ms { header.base_timestamp } else { header.max_timestamp };
+            let timestamp = match header.delete_horizon_ms() {
+                None if header.base_timestamp >= target_ms => header.base_timestamp,
+                _ => header.max_timestamp,
+            };
             return Some(TimestampAndOffset {
                 timestamp,
                 offset: header.base_offset.max(from),

@@ -144,7 +144,7 @@ fn put_bytes(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
 }
 
 /// The zigzag varint that `records.rs` reads.
-fn put_varint(out: &mut Vec<u8>, value: i64) {
+pub(super) fn put_varint(out: &mut Vec<u8>, value: i64) {
     let mut rest = ((value << 1) ^ (value >> 63)).cast_unsigned();
     while rest >= 0x80 {
         out.push(rest as u8 | 0x80);

@@ -22,6 +22,7 @@ pub(super) const COMPRESSION_MASK: i16 = 0x07;
 pub(super) const LOG_APPEND_TIME_BIT: i16 = 0x08;
 pub(super) const TRANSACTIONAL_BIT: i16 = 0x10;
 pub(super) const CONTROL_BIT: i16 = 0x20;
+pub(super) const DELETE_HORIZON_BIT: i16 = 0x40;
 /// What a producer may set: codec, timestamp type, transactional, control (refused by name).
 pub(super) const PRODUCER_BITS: i16 = 0x3f;
 
@@ -53,7 +54,8 @@ pub struct BatchHeader {
     pub crc: u32,
     pub attributes: i16,
     pub last_offset_delta: i32,
-    /// Time of the first record, ms since 1970.
+    /// What the records' times are counted from, ms since 1970: the time of the first one, or the
+    /// [`delete horizon`](BatchHeader::delete_horizon_ms).
     pub base_timestamp: i64,
     /// Latest time of all records, or the broker's own under LogAppendTime, ms since 1970.
     pub max_timestamp: i64,
@@ -157,6 +159,11 @@ impl BatchHeader {
     /// Whether the records are commit or abort markers, which no consumer hands to its user.
     pub fn is_control(&self) -> bool {
         self.attributes & CONTROL_BIT != 0
+    }
+
+    /// When a cleaner may drop the batch's tombstones, ms since 1970; `None` while no cleaner has seen them (KIP-534).
+    pub fn delete_horizon_ms(&self) -> Option<i64> {
+        (self.attributes & DELETE_HORIZON_BIT != 0).then_some(self.base_timestamp)
     }
 
     /// Whether an idempotent producer wrote it. Kafka takes every negative id for "none".

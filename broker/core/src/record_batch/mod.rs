@@ -18,6 +18,7 @@ mod error;
 mod header;
 mod patch;
 mod records;
+mod rewrite;
 #[cfg(test)]
 mod tests;
 
@@ -28,3 +29,4 @@ pub use error::{BatchError, RecordError};
 pub use header::{BatchHeader, Compression, HEADER_LEN, MAGIC, NO_TIMESTAMP, TimestampType};
 pub use patch::{patch_base, patch_log_append_time, patch_max_timestamp};
 pub use records::{Headers, Record, RecordIter};
+pub use rewrite::BatchRewriter;

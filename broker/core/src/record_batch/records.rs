@@ -13,6 +13,8 @@ pub struct Record<'a> {
     pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
     pub headers: Headers<'a>,
+    /// All of its bytes, its length in front.
+    pub raw: &'a [u8],
 }
 
 /// A record's headers in their order; a key may occur more than once. The record's reader has checked them.
@@ -54,11 +56,18 @@ impl<'a> RecordIter<'a> {
         }
         let want = header.size_in_bytes();
         let records = batch.get(HEADER_LEN..want).ok_or(BatchError::Truncated { have: batch.len(), want })?;
-        Ok(RecordIter { header, cursor: Cursor(records), index: 0 })
+        Ok(RecordIter::opened(&header, records))
+    }
+
+    /// The records of a batch whose bytes somebody has decompressed.
+    pub fn opened(header: &BatchHeader, records: &'a [u8]) -> RecordIter<'a> {
+        RecordIter { header: *header, cursor: Cursor(records), index: 0 }
     }
 
     fn read(&mut self) -> Result<Record<'a>, RecordError> {
+        let before = self.cursor.0;
         let raw = self.cursor.record()?;
+        let bytes = &before[..before.len() - self.cursor.0.len()];
         let timestamp = match self.header.timestamp_type() {
             TimestampType::LogAppendTime => self.header.max_timestamp,
             TimestampType::CreateTime => {
@@ -66,7 +75,7 @@ impl<'a> RecordIter<'a> {
             }
         };
         let offset = self.header.base_offset.saturating_add(i64::from(raw.offset_delta));
-        Ok(Record { offset, timestamp, key: raw.key, value: raw.value, headers: raw.headers })
+        Ok(Record { offset, timestamp, key: raw.key, value: raw.value, headers: raw.headers, raw: bytes })
     }
 }
 
@@ -140,18 +149,18 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn take(&mut self, length: usize) -> Result<&'a [u8], RecordError> {
+    pub fn take(&mut self, length: usize) -> Result<&'a [u8], RecordError> {
         let (taken, rest) = self.0.split_at_checked(length).ok_or(RecordError::OutOfBounds)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn varint(&mut self) -> Result<i32, RecordError> {
+    pub fn varint(&mut self) -> Result<i32, RecordError> {
         i32::try_from(self.varlong()?).map_err(|_| RecordError::Varint)
     }
 
     /// Protocol buffers' zigzag varint: seven bits to a byte, lowest first, ten bytes at most.
-    fn varlong(&mut self) -> Result<i64, RecordError> {
+    pub fn varlong(&mut self) -> Result<i64, RecordError> {
         let mut value = 0u64;
         for (index, &byte) in self.0.iter().take(10).enumerate() {
             let bits = u64::from(byte & 0x7f);

@@ -12,7 +12,8 @@ use thiserror::Error;
 use crate::ids::{LeaderEpoch, Offset, TopicId, TopicIdPartition, WalPosition};
 use crate::log::{LeaderEpochs, ProducerStateMap, SnapshotError};
 
-const VERSION: u32 = 1;
+/// 1 knew neither revisions of segments nor compaction.
+const VERSION: u32 = 2;
 
 /// A synced stretch of a segment file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,38 @@ pub struct SegmentState {
     pub end_offset: Offset,
     /// The latest timestamp in it, ms since 1970; -1 for none.
     pub max_timestamp: i64,
+    /// The latest timestamp of its first batch, ms since 1970; -1 for none or unknown.
+    #[serde(default = "unknown")]
+    pub first_timestamp: i64,
+    /// When it was last written to, ms since 1970; -1 where nobody knows.
+    #[serde(default = "unknown")]
+    pub written_ms: i64,
+    /// How often it was written anew by the cleaner: a part of the file's name.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub revision: u32,
+}
+
+impl SegmentState {
+    /// A segment that holds nothing yet.
+    pub fn begun(base_offset: Offset) -> SegmentState {
+        SegmentState {
+            base_offset,
+            bytes: 0,
+            end_offset: base_offset,
+            max_timestamp: unknown(),
+            first_timestamp: unknown(),
+            written_ms: unknown(),
+            revision: 0,
+        }
+    }
+}
+
+fn unknown() -> i64 {
+    -1
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// A partition as of the checkpoint.
@@ -37,6 +70,8 @@ pub struct PartitionState {
     pub leader_epochs: LeaderEpochs,
     /// The producers' state at `segment_end`, encoded; empty for none.
     pub producers: Vec<u8>,
+    /// All below was compacted.
+    pub cleaned_to: Offset,
     /// Why the partition must not be served: records are known to be lost.
     pub fenced: Option<String>,
 }
@@ -83,6 +118,8 @@ struct Row {
     leader_epochs: Vec<(i32, Offset)>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     producers: String,
+    #[serde(default)]
+    cleaned_to: Offset,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fenced: Option<String>,
 }
@@ -106,6 +143,7 @@ impl Checkpoint {
             segments: p.segments.clone(),
             leader_epochs: p.leader_epochs.entries().iter().map(|e| (e.epoch.0, e.start_offset)).collect(),
             producers: to_hex(&p.producers),
+            cleaned_to: p.cleaned_to,
             fenced: p.fenced.clone(),
         };
         let file = File {
@@ -145,6 +183,7 @@ impl Checkpoint {
                 segments: row.segments,
                 leader_epochs,
                 producers: from_hex(&row.producers).ok_or(CheckpointError::Hex(id))?,
+                cleaned_to: row.cleaned_to,
                 fenced: row.fenced,
             };
             partitions.insert(id, state);

@@ -21,6 +21,8 @@ pub struct Replayed {
     /// Where the log goes on. For a fenced partition: behind everything that was found.
     pub log: Recovered,
     pub segments: Vec<SegmentState>,
+    /// All below was compacted.
+    pub cleaned_to: Offset,
     /// The producers' state at the end of the segments: where the segment writer goes on from.
     pub segment_producers: ProducerStateMap,
     /// Why it must not be served.
@@ -249,6 +251,7 @@ impl Partition {
                 runs: if whole { self.runs.clone() } else { Vec::new() },
             },
             segments: self.state.segments,
+            cleaned_to: self.state.cleaned_to,
             segment_producers: self.segment_producers,
             fenced,
             salvaged: if whole { Vec::new() } else { self.runs },

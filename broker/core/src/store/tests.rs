@@ -18,13 +18,15 @@ fn checkpoint(segment_end: i64) -> Checkpoint {
         log_start: 0,
         segment_end,
         segments: vec![SegmentState {
-            base_offset: 0,
             bytes: 900,
             end_offset: segment_end,
             max_timestamp: 7,
+            revision: 3,
+            ..SegmentState::begun(0)
         }],
         leader_epochs,
         producers: Vec::new(),
+        cleaned_to: 2,
         fenced: None,
     };
     Checkpoint { position: WalPosition(8192), partitions: BTreeMap::from([(tp(0), state)]) }

@@ -54,6 +54,7 @@ impl Broker {
                         segments: found.segments,
                         leader_epochs: found.log.leader_epochs,
                         producers: Vec::new(),
+                        cleaned_to: found.cleaned_to,
                         fenced: found.fenced,
                     };
                     fenced.insert(*tp, state);

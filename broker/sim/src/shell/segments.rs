@@ -86,12 +86,7 @@ impl Broker {
             let Some(partition) = self.partitions.get_mut(&tp) else { return Ok(()) };
             let full = partition.segments.last().is_none_or(|s| s.bytes >= segment_bytes);
             if full {
-                let fresh = SegmentState {
-                    base_offset: run.base_offset,
-                    bytes: 0,
-                    end_offset: run.base_offset,
-                    max_timestamp: -1,
-                };
+                let fresh = SegmentState::begun(run.base_offset);
                 env.disk.create(&segment_name(tp, &fresh), 0)?;
                 env.disk.sync_dir("data/")?;
                 partition.segments.push(fresh);
@@ -165,6 +160,7 @@ impl Partition {
             segments: self.segments.clone(),
             leader_epochs: self.log.leader_epochs().clone(),
             producers: self.producers.clone().reaching(self.written).encode(),
+            cleaned_to: 0,
             fenced: None,
         }
     }

@@ -28,6 +28,31 @@ pub struct TopicConfig {
     pub timestamp_after_max_ms: i64,
     pub min_insync_replicas: i32,
     pub segment_bytes: i32,
+    pub segment_ms: i64,
+    pub cleanup: Cleanup,
+    /// -1: without a limit.
+    pub retention_ms: i64,
+    /// -1: without a limit.
+    pub retention_bytes: i64,
+    pub file_delete_delay_ms: i64,
+    pub compaction: Compaction,
+}
+
+/// What becomes of old records (`cleanup.policy`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cleanup {
+    pub delete: bool,
+    pub compact: bool,
+}
+
+/// How a compacted topic is cleaned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compaction {
+    /// Millionths.
+    pub min_dirty_ratio: u32,
+    pub min_lag_ms: i64,
+    pub max_lag_ms: i64,
+    pub delete_retention_ms: i64,
 }
 
 impl TopicConfig {
@@ -115,6 +140,20 @@ impl<'a> Resolver<'a> {
             timestamp_after_max_ms: long("message.timestamp.after.max.ms"),
             min_insync_replicas: int("min.insync.replicas"),
             segment_bytes: int("segment.bytes"),
+            segment_ms: long("segment.ms"),
+            cleanup: Cleanup {
+                delete: text("cleanup.policy").contains("delete"),
+                compact: text("cleanup.policy").contains("compact"),
+            },
+            retention_ms: long("retention.ms"),
+            retention_bytes: long("retention.bytes"),
+            file_delete_delay_ms: long("file.delete.delay.ms"),
+            compaction: Compaction {
+                min_dirty_ratio: (text("min.cleanable.dirty.ratio").parse().unwrap_or(0.5) * 1e6) as u32,
+                min_lag_ms: long("min.compaction.lag.ms"),
+                max_lag_ms: long("max.compaction.lag.ms"),
+                delete_retention_ms: long("delete.retention.ms"),
+            },
         }
     }
 

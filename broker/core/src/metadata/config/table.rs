@@ -13,6 +13,10 @@ pub enum Check {
     },
     /// One of these words.
     OneOf(&'static [&'static str]),
+    /// Some of these words, with commas between them; at least one.
+    SomeOf(&'static [&'static str]),
+    /// A number from 0 to 1.
+    Ratio,
     /// The only value that is accepted for now, and why others are not.
     Only {
         value: &'static str,
@@ -45,6 +49,23 @@ impl Check {
             }
             Check::OneOf(words) if words.contains(&value) => Ok(value.to_string()),
             Check::OneOf(words) => Err(bad(format!("String must be one of: {}", words.join(", ")))),
+            Check::SomeOf(words) => {
+                let chosen: Vec<&str> = value.split(',').map(str::trim).collect();
+                match chosen.iter().find(|word| !words.contains(word)) {
+                    Some(other) => Err(bad(format!("{other:?} is none of: {}", words.join(", ")))),
+                    None => Ok(words
+                        .iter()
+                        .copied()
+                        .filter(|word| chosen.contains(word))
+                        .collect::<Vec<_>>()
+                        .join(",")),
+                }
+            }
+            Check::Ratio => match value.parse::<f64>() {
+                Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(value.to_string()),
+                Ok(_) => Err(bad("Value must be between 0 and 1".to_string())),
+                Err(_) => Err(bad("Not a number".to_string())),
+            },
             Check::Only { value: only, .. } if value == only => Ok(value.to_string()),
             Check::Only { value: only, why } => Err(bad(format!("only {only} is accepted: {why}"))),
             Check::WalProfileName => {
@@ -96,11 +117,13 @@ const SEGMENT_BYTES: Check = Check::Number { min: SEGMENT_BYTES_MIN, max: INT_MA
 const TIMESTAMP_TYPE: Check = Check::OneOf(&["CreateTime", "LogAppendTime"]);
 const COMPRESSION: Check =
     Check::Only { value: "producer", why: "batches are stored as their producer compressed them" };
-const CLEANUP: Check = Check::Only { value: "delete", why: "logs are not compacted yet" };
-const RETENTION: Check = Check::Only { value: "-1", why: "nothing is deleted by age or size yet" };
+const CLEANUP: Check = Check::SomeOf(&["compact", "delete"]);
+/// -1: without a limit.
+const RETENTION: Check = Check::Number { min: -1, max: i64::MAX };
+const POSITIVE_LONG: Check = Check::Number { min: 1, max: i64::MAX };
 
 /// Every setting of topics that acts, by name.
-pub const TOPIC_SETTINGS: [TopicSetting; 11] = [
+pub const TOPIC_SETTINGS: [TopicSetting; 17] = [
     TopicSetting {
         name: "chronik.wal.profile",
         kind: ConfigKind::String,
@@ -113,7 +136,7 @@ pub const TOPIC_SETTINGS: [TopicSetting; 11] = [
         kind: ConfigKind::List,
         broker_name: "log.cleanup.policy",
         check: CLEANUP,
-        doc: "What becomes of old segments. Only delete for now.",
+        doc: "What becomes of old records: delete takes whole segments by age and size, compact keeps the newest record of each key. Both may be named.",
     },
     TopicSetting {
         name: "compression.type",
@@ -121,6 +144,27 @@ pub const TOPIC_SETTINGS: [TopicSetting; 11] = [
         broker_name: "compression.type",
         check: COMPRESSION,
         doc: "How batches are stored. Only producer: as they were sent.",
+    },
+    TopicSetting {
+        name: "delete.retention.ms",
+        kind: ConfigKind::Long,
+        broker_name: "log.cleaner.delete.retention.ms",
+        check: NOT_NEGATIVE_LONG,
+        doc: "How long a compacted topic keeps a tombstone after the cleaner first saw it, in milliseconds: the time a consumer has to read the log from its start.",
+    },
+    TopicSetting {
+        name: "file.delete.delay.ms",
+        kind: ConfigKind::Long,
+        broker_name: "log.segment.delete.delay.ms",
+        check: NOT_NEGATIVE_LONG,
+        doc: "How long the file of a segment stays after it was deleted from the log, in milliseconds, for those who read it just then.",
+    },
+    TopicSetting {
+        name: "max.compaction.lag.ms",
+        kind: ConfigKind::Long,
+        broker_name: "log.cleaner.max.compaction.lag.ms",
+        check: POSITIVE_LONG,
+        doc: "How long a record may stay uncompacted, in milliseconds. Older ones are compacted whatever the dirty ratio.",
     },
     TopicSetting {
         name: "max.message.bytes",
@@ -151,6 +195,20 @@ pub const TOPIC_SETTINGS: [TopicSetting; 11] = [
         doc: "Whether records keep the time their producer gave them or get the time of their append.",
     },
     TopicSetting {
+        name: "min.cleanable.dirty.ratio",
+        kind: ConfigKind::Double,
+        broker_name: "log.cleaner.min.cleanable.ratio",
+        check: Check::Ratio,
+        doc: "The part of a compacted log that must be dirty before it is compacted.",
+    },
+    TopicSetting {
+        name: "min.compaction.lag.ms",
+        kind: ConfigKind::Long,
+        broker_name: "log.cleaner.min.compaction.lag.ms",
+        check: NOT_NEGATIVE_LONG,
+        doc: "How long a record stays uncompacted at least, in milliseconds.",
+    },
+    TopicSetting {
         name: "min.insync.replicas",
         kind: ConfigKind::Int,
         broker_name: "min.insync.replicas",
@@ -162,14 +220,14 @@ pub const TOPIC_SETTINGS: [TopicSetting; 11] = [
         kind: ConfigKind::Long,
         broker_name: "log.retention.bytes",
         check: RETENTION,
-        doc: "The size from which a partition's old segments are deleted. Only -1 for now: never.",
+        doc: "The size from which a partition's oldest segments are deleted, in bytes. -1: never.",
     },
     TopicSetting {
         name: "retention.ms",
         kind: ConfigKind::Long,
         broker_name: "log.retention.ms",
         check: RETENTION,
-        doc: "The age from which segments are deleted. Only -1 for now: never.",
+        doc: "The age from which records are deleted, in milliseconds. -1: never.",
     },
     TopicSetting {
         name: "segment.bytes",
@@ -178,10 +236,17 @@ pub const TOPIC_SETTINGS: [TopicSetting; 11] = [
         check: SEGMENT_BYTES,
         doc: "The size at which a partition's segment file is closed and the next one begun, in bytes.",
     },
+    TopicSetting {
+        name: "segment.ms",
+        kind: ConfigKind::Long,
+        broker_name: "log.roll.ms",
+        check: POSITIVE_LONG,
+        doc: "The age at which a segment file is closed even if it is not full, in milliseconds: retention and compaction take closed ones.",
+    },
 ];
 
 /// Every setting of brokers that topics or the controller resolve, by name.
-pub const BROKER_SETTINGS: [BrokerSetting; 14] = [
+pub const BROKER_SETTINGS: [BrokerSetting; 24] = [
     BrokerSetting {
         name: "auto.create.topics.enable",
         kind: ConfigKind::Boolean,
@@ -215,12 +280,68 @@ pub const BROKER_SETTINGS: [BrokerSetting; 14] = [
         doc: "The replication factor of topics that are created without one.",
     },
     BrokerSetting {
+        name: "log.cleaner.backoff.ms",
+        kind: ConfigKind::Long,
+        default: "15000",
+        update: Update::Dynamic,
+        check: NOT_NEGATIVE_LONG,
+        doc: "How long the cleaner rests when there is nothing to compact, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "log.cleaner.dedupe.buffer.size",
+        kind: ConfigKind::Long,
+        default: "134217728",
+        update: Update::Dynamic,
+        check: Check::Number { min: 1 << 20, max: 1 << 40 },
+        doc: "Memory that the cleaner may use for the keys of one pass, in bytes; what does not fit is compacted by the next pass.",
+    },
+    BrokerSetting {
+        name: "log.cleaner.delete.retention.ms",
+        kind: ConfigKind::Long,
+        default: "86400000",
+        update: Update::Dynamic,
+        check: NOT_NEGATIVE_LONG,
+        doc: "How long compacted topics keep a tombstone after the cleaner first saw it, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "log.cleaner.io.max.bytes.per.second",
+        kind: ConfigKind::Long,
+        default: "104857600",
+        update: Update::Dynamic,
+        check: Check::Number { min: 1 << 20, max: i64::MAX },
+        doc: "How much the cleaner reads and writes a second, in bytes.",
+    },
+    BrokerSetting {
+        name: "log.cleaner.max.compaction.lag.ms",
+        kind: ConfigKind::Long,
+        default: "9223372036854775807",
+        update: Update::Dynamic,
+        check: POSITIVE_LONG,
+        doc: "How long a record may stay uncompacted, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "log.cleaner.min.cleanable.ratio",
+        kind: ConfigKind::Double,
+        default: "0.5",
+        update: Update::Dynamic,
+        check: Check::Ratio,
+        doc: "The part of a compacted log that must be dirty before it is compacted.",
+    },
+    BrokerSetting {
+        name: "log.cleaner.min.compaction.lag.ms",
+        kind: ConfigKind::Long,
+        default: "0",
+        update: Update::Dynamic,
+        check: NOT_NEGATIVE_LONG,
+        doc: "How long a record stays uncompacted at least, in milliseconds.",
+    },
+    BrokerSetting {
         name: "log.cleanup.policy",
         kind: ConfigKind::List,
         default: "delete",
         update: Update::Dynamic,
         check: CLEANUP,
-        doc: "What becomes of old segments. Only delete for now.",
+        doc: "What becomes of old records: delete, compact, or both.",
     },
     BrokerSetting {
         name: "log.message.timestamp.after.max.ms",
@@ -252,15 +373,31 @@ pub const BROKER_SETTINGS: [BrokerSetting; 14] = [
         default: "-1",
         update: Update::Dynamic,
         check: RETENTION,
-        doc: "The size from which a partition's old segments are deleted. Only -1 for now: never.",
+        doc: "The size from which a partition's oldest segments are deleted, in bytes. -1: never.",
+    },
+    BrokerSetting {
+        name: "log.retention.check.interval.ms",
+        kind: ConfigKind::Long,
+        default: "300000",
+        update: Update::Dynamic,
+        check: POSITIVE_LONG,
+        doc: "How often it is looked for records to delete, in milliseconds. As often, what is in the write-ahead log alone moves into segments.",
     },
     BrokerSetting {
         name: "log.retention.ms",
         kind: ConfigKind::Long,
-        default: "-1",
+        default: "604800000",
         update: Update::Dynamic,
         check: RETENTION,
-        doc: "The age from which segments are deleted. Only -1 for now: never.",
+        doc: "The age from which records are deleted, in milliseconds. -1: never.",
+    },
+    BrokerSetting {
+        name: "log.roll.ms",
+        kind: ConfigKind::Long,
+        default: "604800000",
+        update: Update::Dynamic,
+        check: POSITIVE_LONG,
+        doc: "The age at which a segment file is closed even if it is not full, in milliseconds.",
     },
     BrokerSetting {
         name: "log.segment.bytes",
@@ -269,6 +406,14 @@ pub const BROKER_SETTINGS: [BrokerSetting; 14] = [
         update: Update::Dynamic,
         check: SEGMENT_BYTES,
         doc: "The size at which a partition's segment file is closed and the next one begun, in bytes.",
+    },
+    BrokerSetting {
+        name: "log.segment.delete.delay.ms",
+        kind: ConfigKind::Long,
+        default: "60000",
+        update: Update::Dynamic,
+        check: NOT_NEGATIVE_LONG,
+        doc: "How long the file of a segment stays after it was deleted from the log, in milliseconds.",
     },
     BrokerSetting {
         name: "message.max.bytes",
@@ -364,8 +509,11 @@ mod tests {
             refused("segment.bytes", "1"),
             "Invalid value 1 for configuration segment.bytes: Value must be at least 1048576"
         );
-        assert!(refused("retention.ms", "1000").contains("nothing is deleted by age"));
-        assert!(refused("cleanup.policy", "compact").contains("not compacted"));
+        assert!(refused("retention.ms", "-2").contains("at least -1"));
+        assert!(refused("cleanup.policy", "compact,squeeze").contains("squeeze"));
+        assert!(refused("min.cleanable.dirty.ratio", "1.5").contains("between 0 and 1"));
+        let stored = |value| known_topic_setting("cleanup.policy").unwrap().check.check("", value).unwrap();
+        assert_eq!([stored("delete , compact"), stored("compact")], ["compact,delete", "compact"]);
         assert!(refused("max.message.bytes", "2147483648").contains("no more than 2147483647"));
         assert!(refused("message.timestamp.type", "x").contains("CreateTime, LogAppendTime"));
     }

@@ -2,12 +2,10 @@
 //! mistakes them for a misspelling, or believes that they act.
 
 /// Of topics.
-pub const TOPIC_SETTINGS: [&str; 25] = [
+pub const TOPIC_SETTINGS: [&str; 19] = [
     "compression.gzip.level",
     "compression.lz4.level",
     "compression.zstd.level",
-    "delete.retention.ms",
-    "file.delete.delay.ms",
     "flush.messages",
     "flush.ms",
     "follower.replication.throttled.replicas",
@@ -15,23 +13,19 @@ pub const TOPIC_SETTINGS: [&str; 25] = [
     "leader.replication.throttled.replicas",
     "local.retention.bytes",
     "local.retention.ms",
-    "max.compaction.lag.ms",
     "message.downconversion.enable",
     "message.format.version",
-    "min.cleanable.dirty.ratio",
-    "min.compaction.lag.ms",
     "preallocate",
     "remote.log.copy.disable",
     "remote.log.delete.on.disable",
     "remote.storage.enable",
     "segment.index.bytes",
     "segment.jitter.ms",
-    "segment.ms",
     "unclean.leader.election.enable",
 ];
 
 /// Of brokers: those that Kafka can alter while it runs.
-pub const BROKER_SETTINGS: [&str; 42] = [
+pub const BROKER_SETTINGS: [&str; 33] = [
     "background.threads",
     "compression.gzip.level",
     "compression.lz4.level",
@@ -39,15 +33,8 @@ pub const BROKER_SETTINGS: [&str; 42] = [
     "follower.replication.throttled.rate",
     "leader.replication.throttled.rate",
     "listener.security.protocol.map",
-    "log.cleaner.backoff.ms",
-    "log.cleaner.dedupe.buffer.size",
-    "log.cleaner.delete.retention.ms",
     "log.cleaner.io.buffer.load.factor",
     "log.cleaner.io.buffer.size",
-    "log.cleaner.io.max.bytes.per.second",
-    "log.cleaner.max.compaction.lag.ms",
-    "log.cleaner.min.cleanable.ratio",
-    "log.cleaner.min.compaction.lag.ms",
     "log.cleaner.threads",
     "log.flush.interval.messages",
     "log.flush.interval.ms",
@@ -57,8 +44,6 @@ pub const BROKER_SETTINGS: [&str; 42] = [
     "log.local.retention.ms",
     "log.preallocate",
     "log.roll.jitter.ms",
-    "log.roll.ms",
-    "log.segment.delete.delay.ms",
     "max.connection.creation.rate",
     "max.connections",
     "max.connections.per.ip",

@@ -1,0 +1,240 @@
+//! Passes over small logs, and a model: whatever a pass does, a reader that folds records into a table ends with the same.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
+use crate::record_batch::{BatchBuilder, BatchHeader, Batches, Crc, HEADER_LEN, RecordIter};
+
+type Pair = (&'static str, Option<&'static str>);
+
+/// A batch of keyed records at `offset`, whose times are their offsets.
+fn batch(offset: Offset, pairs: &[Pair]) -> Vec<u8> {
+    let mut builder = BatchBuilder::new().at(offset, LeaderEpoch(3));
+    for (at, (key, value)) in (offset..).zip(pairs) {
+        let headers: [(&[u8], Option<&[u8]>); 3] = [(b"h", Some(b"1")), (b"h", Some(b"2")), (b"n", None)];
+        builder = builder.record_with_headers(at, Some(key.as_bytes()), value.map(str::as_bytes), &headers);
+    }
+    builder.build()
+}
+
+fn log(batches: &[&[Pair]]) -> Vec<u8> {
+    let mut offset = 0;
+    let mut log = Vec::new();
+    for pairs in batches {
+        log.extend(batch(offset, pairs));
+        offset += pairs.len() as Offset;
+    }
+    log
+}
+
+fn each(log: &[u8]) -> impl Iterator<Item = (BatchHeader, &[u8])> {
+    Batches::new(log, Crc::Check).map(|found| {
+        let (header, range) = found.expect("a whole batch");
+        (header, &log[range])
+    })
+}
+
+/// One pass over all of `log`; the keys of what lies before `keys_end` are known.
+fn cleaned(log: &[u8], keys_end: Offset, now_ms: i64, is_last: impl Fn(&BatchHeader) -> bool) -> Vec<u8> {
+    let mut keys = KeyOffsets::new(1 << 20, 1);
+    for (header, bytes) in each(log).filter(|(header, _)| header.base_offset < keys_end) {
+        assert!(Pass::note(&mut keys, &header, &bytes[HEADER_LEN..]).unwrap());
+    }
+    let pass = Pass { keys: &keys, keys_end, now_ms, delete_retention_ms: 100 };
+    let mut out = Vec::new();
+    for (header, bytes) in each(log) {
+        match pass.clean(&header, &bytes[HEADER_LEN..], is_last(&header)).unwrap() {
+            Cleaned::Kept => out.extend_from_slice(bytes),
+            Cleaned::Gone => {}
+            Cleaned::Rewritten(rewriter) => out.extend(rewriter.finish(rewriter.records())),
+        }
+    }
+    out
+}
+
+fn nobody(_: &BatchHeader) -> bool {
+    false
+}
+
+/// Offset, time, key, value, and how many headers.
+fn records(log: &[u8]) -> Vec<(Offset, i64, String, Option<String>, usize)> {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    each(log)
+        .flat_map(|(_, bytes)| RecordIter::new(bytes).unwrap())
+        .map(|record| {
+            let record = record.unwrap();
+            let headers = record.headers.count();
+            (record.offset, record.timestamp, text(record.key.unwrap()), record.value.map(text), headers)
+        })
+        .collect()
+}
+
+fn short(log: &[u8]) -> Vec<String> {
+    records(log)
+        .into_iter()
+        .map(|(at, _, key, value, _)| format!("{at}{key}{}", value.unwrap_or("-".into())))
+        .collect()
+}
+
+#[test]
+fn the_newest_of_each_key_stays_at_its_offset() {
+    let before = log(&[
+        &[("a", Some("1")), ("b", Some("1"))],
+        &[("a", Some("2"))],
+        &[("c", Some("1")), ("a", Some("3"))],
+    ]);
+    let after = cleaned(&before, 100, 0, nobody);
+    assert_eq!(short(&after), ["1b1", "3c1", "4a3"]);
+    for (offset, time, _, _, headers) in records(&after) {
+        assert_eq!((time, headers), (offset, 3), "times and headers, also of one name, stay");
+    }
+    let headers: Vec<BatchHeader> = each(&after).map(|(header, _)| header).collect();
+    assert_eq!(headers.len(), 2, "a batch without records is gone");
+    assert_eq!((headers[0].base_offset, headers[0].last_offset()), (0, 1), "the numbers stay used");
+    assert_eq!(headers[0].leader_epoch, LeaderEpoch(3));
+    assert_eq!(cleaned(&after, 100, 0, nobody), after, "cleaning again changes nothing");
+}
+
+#[test]
+fn what_is_beyond_the_known_keys_stays() {
+    let before = log(&[&[("a", Some("1"))], &[("a", Some("2"))], &[("a", Some("3"))]]);
+    assert_eq!(short(&cleaned(&before, 2, 0, nobody)), ["1a2", "2a3"]);
+}
+
+#[test]
+fn a_tombstone_stays_until_its_horizon_and_no_longer() {
+    let before = log(&[&[("a", Some("1")), ("b", Some("1"))], &[("a", None)]]);
+    let first = cleaned(&before, 100, 1000, nobody);
+    assert_eq!(short(&first), ["1b1", "2a-"]);
+    let (header, _) = each(&first).last().unwrap();
+    assert_eq!(header.delete_horizon_ms(), Some(1100));
+    assert_eq!(header.max_timestamp, 2);
+    assert_eq!(records(&first)[1].1, 2, "the record's own time is what it was");
+    assert_eq!(cleaned(&first, 100, 1099, nobody), first, "a second pass before the horizon");
+    assert_eq!(short(&cleaned(&first, 100, 1100, nobody)), ["1b1"]);
+}
+
+#[test]
+fn the_last_batch_of_a_known_producer_stays_without_records() {
+    let of = |offset, sequence| {
+        let builder = BatchBuilder::new().at(offset, LeaderEpoch(0));
+        builder.producer(ProducerId(7), ProducerEpoch(1), sequence).record(5, Some(b"a"), Some(b"x")).build()
+    };
+    let log = [of(0, 0), of(1, 1), batch(2, &[("a", Some("new"))])].concat();
+    let after = cleaned(&log, 100, 0, |header| header.base_offset == 1);
+    let headers: Vec<BatchHeader> = each(&after).map(|(header, _)| header).collect();
+    assert_eq!(headers.iter().map(|h| (h.base_offset, h.record_count)).collect::<Vec<_>>(), [(1, 0), (2, 1)]);
+    assert_eq!(
+        (headers[0].producer_id, headers[0].last_sequence(), headers[0].max_timestamp),
+        (ProducerId(7), 1, 5)
+    );
+    assert_eq!(cleaned(&after, 100, 0, |header| header.base_offset == 1), after);
+    assert_eq!(short(&cleaned(&after, 100, 0, nobody)), ["2anew"]);
+}
+
+#[test]
+fn control_batches_stay_and_records_without_a_key_go() {
+    let control = BatchBuilder::new().at(0, LeaderEpoch(0)).producer(ProducerId(7), ProducerEpoch(1), -1);
+    let control = control.transactional().control().record(0, Some(&[0, 0, 0, 1]), Some(&[0; 6])).build();
+    let keyless = BatchBuilder::new().at(1, LeaderEpoch(0)).record(0, None, Some(b"x")).build();
+    let log = [control.clone(), keyless].concat();
+    assert_eq!(cleaned(&log, 100, 0, nobody), control);
+}
+
+fn closed(n: i64, bytes: u64) -> Closed {
+    Closed {
+        base_offset: n * 10,
+        end_offset: n * 10 + 10,
+        bytes,
+        first_timestamp: n * 1000,
+        max_timestamp: n * 1000 + 500,
+    }
+}
+
+const POLICY: Policy =
+    Policy { min_dirty_ratio: 0.5, min_lag_ms: 0, max_lag_ms: i64::MAX, segment_bytes: 250 };
+
+#[test]
+fn a_log_is_cleaned_when_enough_of_it_is_dirty_or_too_old() {
+    let log: Vec<Closed> = (0..4).map(|n| closed(n, 100)).collect();
+    let at = |cleaned_to| plan(&POLICY, &log, cleaned_to, 40, 0);
+    assert_eq!(at(0).map(|p| (p.dirty_from, p.end, p.dirty_ratio)), Some((0, 40, 1.0)));
+    assert_eq!(at(20).map(|p| p.dirty_ratio), Some(0.5));
+    assert_eq!(at(30), None, "a quarter is not enough");
+    assert_eq!(at(40), None, "nothing is dirty");
+    assert_eq!(plan(&POLICY, &[], 0, 40, 0), None);
+    let impatient = Policy { max_lag_ms: 1000, ..POLICY };
+    let overdue = plan(&impatient, &log, 30, 40, 4001).unwrap();
+    assert!(overdue.overdue && overdue.dirty_from == 30);
+    assert_eq!(plan(&impatient, &log, 30, 40, 4000), None);
+}
+
+#[test]
+fn what_is_young_or_not_stable_is_not_touched() {
+    let log: Vec<Closed> = (0..4).map(|n| closed(n, 100)).collect();
+    let patient = Policy { min_lag_ms: 1000, ..POLICY };
+    assert_eq!(
+        plan(&patient, &log, 0, 40, 2500).map(|p| p.end),
+        Some(20),
+        "1,500 is old enough, 2,500 is not"
+    );
+    assert_eq!(plan(&POLICY, &log, 0, 39, 0).map(|p| p.end), Some(30));
+}
+
+#[test]
+fn small_segments_are_put_together() {
+    let log: Vec<Closed> =
+        [100, 100, 100, 300, 10, 10].into_iter().zip(0..).map(|(b, n)| closed(n, b)).collect();
+    let sizes: Vec<usize> = groups(&log, 250).iter().map(|group| group.len()).collect();
+    assert_eq!(sizes, [2, 1, 1, 2]);
+    assert!(groups(&[], 250).is_empty());
+}
+
+/// What a consumer has that reads a log from its start.
+fn table(log: &[u8]) -> BTreeMap<String, String> {
+    let mut table = BTreeMap::new();
+    for (_, _, key, value, _) in records(log) {
+        match value {
+            Some(value) => _ = table.insert(key, value),
+            None => _ = table.remove(&key),
+        }
+    }
+    table
+}
+
+proptest! {
+    #[test]
+    fn a_reader_ends_with_the_same_table(
+        batches in prop::collection::vec(prop::collection::vec((0usize..6, prop::option::of(0usize..9)), 1..5), 1..12),
+        passes in prop::collection::vec((0i64..60, 0i64..400), 1..6),
+    ) {
+        const KEYS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+        const VALUES: [&str; 9] = ["0", "1", "2", "3", "4", "5", "6", "7", "8"];
+        let batches: Vec<Vec<Pair>> = batches
+            .into_iter()
+            .map(|pairs| pairs.into_iter().map(|(k, v)| (KEYS[k], v.map(|v| VALUES[v]))).collect())
+            .collect();
+        let batches: Vec<&[Pair]> = batches.iter().map(Vec::as_slice).collect();
+        let mut log = log(&batches);
+        let (wanted, all) = (table(&log), records(&log));
+        let mut now_ms = 0;
+        for (keys_end, later) in passes {
+            now_ms += later;
+            // A pass knows the keys of whole batches.
+            let keys_end = each(&log).map(|(h, _)| h.base_offset).find(|base| *base >= keys_end).unwrap_or(100);
+            let after = cleaned(&log, keys_end, now_ms, nobody);
+            prop_assert_eq!(table(&after), wanted.clone());
+            for record in records(&after) {
+                prop_assert!(all.contains(&record), "{record:?} was never written");
+            }
+            log = after;
+        }
+        // In the end of each key there is one record at most, and no tombstone is left.
+        let first = cleaned(&log, 100, now_ms, nobody);
+        let last = cleaned(&first, 100, now_ms + 100, nobody);
+        prop_assert_eq!(records(&last).len(), wanted.len());
+    }
+}

@@ -1,0 +1,105 @@
+//! A batch written anew with fewer records, as a cleaner does. Offsets, times, keys, values and headers stay what they
+//! were, byte by byte; only numbers that count from the batch's own base are counted anew.
+
+use super::builder::put_varint;
+use super::error::RecordError;
+use super::header::{
+    BatchHeader, COMPRESSION_MASK, CRC_AT, CRC_COVERS_FROM, DELETE_HORIZON_BIT, HEADER_LEN, LOG_OVERHEAD,
+    MAGIC, NO_TIMESTAMP, TimestampType,
+};
+use super::records::{Cursor, Record};
+
+/// Gathers the records that stay.
+#[derive(Clone, Debug)]
+pub struct BatchRewriter {
+    header: BatchHeader,
+    /// What is added to each record's time delta, since the base moved by as much.
+    shift: i64,
+    count: i32,
+    max_timestamp: i64,
+    records: Vec<u8>,
+    scratch: Vec<u8>,
+}
+
+impl BatchRewriter {
+    /// Begins the successor of the batch with this header. With `delete_horizon_ms` it says from when on its tombstones
+    /// may be dropped (KIP-534: the horizon takes the place of the base timestamp).
+    pub fn new(header: &BatchHeader, delete_horizon_ms: Option<i64>) -> BatchRewriter {
+        let mut new = *header;
+        if let Some(horizon) = delete_horizon_ms {
+            new.attributes |= DELETE_HORIZON_BIT;
+            new.base_timestamp = horizon;
+        }
+        BatchRewriter {
+            shift: header.base_timestamp.wrapping_sub(new.base_timestamp),
+            header: new,
+            count: 0,
+            max_timestamp: NO_TIMESTAMP,
+            records: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Adds a record of the batch.
+    ///
+    /// # Errors
+    /// When its bytes are not those of a record.
+    pub fn push(&mut self, record: &Record<'_>) -> Result<(), RecordError> {
+        self.count += 1;
+        self.max_timestamp = self.max_timestamp.max(record.timestamp);
+        if self.shift == 0 {
+            self.records.extend_from_slice(record.raw);
+            return Ok(());
+        }
+        let mut cursor = Cursor(record.raw);
+        cursor.varint()?;
+        let attributes = cursor.take(1)?;
+        let delta = cursor.varlong()?;
+        self.scratch.clear();
+        self.scratch.extend_from_slice(attributes);
+        put_varint(&mut self.scratch, delta.wrapping_add(self.shift));
+        self.scratch.extend_from_slice(cursor.0);
+        put_varint(&mut self.records, self.scratch.len() as i64);
+        self.records.extend_from_slice(&self.scratch);
+        Ok(())
+    }
+
+    /// How many records stay.
+    pub fn count(&self) -> i32 {
+        self.count
+    }
+
+    /// The records as they stand, to be compressed as the batch's attributes say.
+    pub fn records(&self) -> &[u8] {
+        &self.records
+    }
+
+    /// The finished batch; `packed` are its records, compressed. First and last offset are those of the batch it
+    /// follows: the numbers of records that went stay used. A batch without records keeps its latest time.
+    pub fn finish(&self, packed: &[u8]) -> Vec<u8> {
+        let header = &self.header;
+        // Without records there is nothing to be decompressed.
+        let unpacked = if self.count == 0 { COMPRESSION_MASK } else { 0 };
+        let stamped = header.timestamp_type() == TimestampType::LogAppendTime;
+        let max_timestamp =
+            if stamped || self.count == 0 { header.max_timestamp } else { self.max_timestamp };
+        let mut batch = Vec::with_capacity(HEADER_LEN + packed.len());
+        batch.extend_from_slice(&header.base_offset.to_be_bytes());
+        batch.extend_from_slice(&((HEADER_LEN - LOG_OVERHEAD + packed.len()) as i32).to_be_bytes());
+        batch.extend_from_slice(&header.leader_epoch.0.to_be_bytes());
+        batch.extend_from_slice(&MAGIC.to_be_bytes());
+        batch.extend_from_slice(&[0; 4]); // the checksum, when what it covers is there
+        batch.extend_from_slice(&(header.attributes & !unpacked).to_be_bytes());
+        batch.extend_from_slice(&header.last_offset_delta.to_be_bytes());
+        batch.extend_from_slice(&header.base_timestamp.to_be_bytes());
+        batch.extend_from_slice(&max_timestamp.to_be_bytes());
+        batch.extend_from_slice(&header.producer_id.0.to_be_bytes());
+        batch.extend_from_slice(&header.producer_epoch.0.to_be_bytes());
+        batch.extend_from_slice(&header.base_sequence.to_be_bytes());
+        batch.extend_from_slice(&self.count.to_be_bytes());
+        batch.extend_from_slice(packed);
+        let crc = crc32c::crc32c(&batch[CRC_COVERS_FROM..]);
+        batch[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
+        batch
+    }
+}

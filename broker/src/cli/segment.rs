@@ -1,0 +1,264 @@
+//! `chronik segment`: what lies in a partition's segment files, for a person to read.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use chronik_client::compression::{self, Codec};
+use chronik_core::record_batch::{BatchError, BatchHeader, Batches, Crc, HEADER_LEN, RecordIter};
+use clap::{Args, Subcommand};
+
+#[derive(Args)]
+pub struct SegmentArgs {
+    #[command(subcommand)]
+    command: SegmentCommand,
+}
+
+#[derive(Subcommand)]
+enum SegmentCommand {
+    /// Show the batches of segment files
+    Inspect {
+        /// Files, or directories of partitions, such as DATA/topics/TOPIC_ID/0
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
+    /// Read segment files whole, and check every batch; a damaged one is an error
+    Verify {
+        /// Files, or directories
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
+    /// Show the records of segment files
+    Dump {
+        /// Files, or directories
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
+}
+
+/// Read at once, but for a batch that is larger.
+const READ_BYTES: usize = 1 << 20;
+
+pub fn run(args: SegmentArgs) -> Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let result = match args.command {
+        SegmentCommand::Inspect { paths } => each(&paths, &mut |path| inspect(path, &mut out)),
+        SegmentCommand::Verify { paths } => verify(&paths, &mut out),
+        SegmentCommand::Dump { paths } => each(&paths, &mut |path| dump(path, &mut out)),
+    };
+    out.flush()?;
+    result
+}
+
+/// Every segment file of some paths, in the order of their names.
+fn each(paths: &[PathBuf], file: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
+    let mut files = Vec::new();
+    let mut dirs: Vec<PathBuf> = Vec::new();
+    for path in paths {
+        if path.is_dir() { dirs.push(path.clone()) } else { files.push(path.clone()) }
+    }
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))? {
+            let path = entry?.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "log") {
+                files.push(path);
+            }
+        }
+    }
+    ensure!(!files.is_empty(), "there is no segment file (they end in .log)");
+    files.sort();
+    files.iter().try_for_each(|path| file(path))
+}
+
+/// What a walk over a file has seen.
+#[derive(Default)]
+struct Walked {
+    batches: u64,
+    records: u64,
+    bytes: u64,
+    /// What follows the whole batches: bytes that no checkpoint counts, or damage.
+    rest: Option<String>,
+}
+
+fn walk(path: &Path, sink: &mut dyn FnMut(u64, &BatchHeader, &Bytes) -> Result<()>) -> Result<Walked> {
+    let place = || format!("cannot read {}", path.display());
+    let file = File::open(path).with_context(place)?;
+    let len = file.metadata().with_context(place)?.len();
+    let mut walked = Walked::default();
+    let mut want = READ_BYTES;
+    while walked.bytes < len {
+        let mut buf = vec![0; want.min((len - walked.bytes) as usize)];
+        file.read_exact_at(&mut buf, walked.bytes).with_context(place)?;
+        let buf = Bytes::from(buf);
+        let at = walked.bytes;
+        let mut whole = 0;
+        for found in Batches::new(&buf, Crc::Check) {
+            let (header, range) = match found {
+                Ok(found) => found,
+                Err(BatchError::Truncated { .. }) if at + (buf.len() as u64) < len => break,
+                Err(e) => {
+                    walked.rest = Some(format!("byte {}: {e}", at + whole as u64));
+                    break;
+                }
+            };
+            whole = range.end;
+            walked.batches += 1;
+            walked.records += u64::from(header.record_count.unsigned_abs());
+            sink(at + range.start as u64, &header, &buf.slice(range))?;
+        }
+        walked.bytes += whole as u64;
+        if walked.rest.is_some() {
+            break;
+        }
+        want = if whole == 0 { want.saturating_mul(4) } else { READ_BYTES };
+    }
+    Ok(walked)
+}
+
+fn inspect(path: &Path, out: &mut dyn Write) -> Result<()> {
+    writeln!(out, "{}", path.display())?;
+    let walked = walk(path, &mut |at, header, batch| {
+        let codec = Codec::of(header.attributes).map_or_else(|e| e.to_string(), |codec| format!("{codec:?}"));
+        write!(
+            out,
+            "  byte {at}: offsets {} to {}, {} records, {} bytes, epoch {}, {}, latest time {}",
+            header.base_offset,
+            header.last_offset(),
+            header.record_count,
+            batch.len(),
+            header.leader_epoch.0,
+            codec.to_lowercase(),
+            header.max_timestamp,
+        )?;
+        if header.has_producer() {
+            write!(
+                out,
+                ", producer {} epoch {} from sequence {}",
+                header.producer_id, header.producer_epoch.0, header.base_sequence
+            )?;
+        }
+        if let Some(horizon) = header.delete_horizon_ms() {
+            write!(out, ", tombstones may go at {horizon}")?;
+        }
+        if header.is_control() {
+            write!(out, ", control")?;
+        }
+        writeln!(out)?;
+        Ok(())
+    })?;
+    writeln!(out, "  {} batches, {} records, {} bytes", walked.batches, walked.records, walked.bytes)?;
+    if let Some(rest) = walked.rest {
+        writeln!(out, "  then no whole batch, {rest}")?;
+    }
+    Ok(())
+}
+
+fn verify(paths: &[PathBuf], out: &mut dyn Write) -> Result<()> {
+    let mut damaged = 0;
+    each(paths, &mut |path| {
+        let walked = walk(path, &mut |_, header, batch| {
+            records_of(header, batch).map(|_| ()).with_context(|| format!("{}", path.display()))
+        })?;
+        match &walked.rest {
+            None => writeln!(out, "whole    {}: {} records", path.display(), walked.records)?,
+            Some(rest) => {
+                damaged += 1;
+                writeln!(out, "damaged  {}: {rest}", path.display())?;
+            }
+        }
+        Ok(())
+    })?;
+    ensure!(
+        damaged == 0,
+        "{damaged} files do not end with a whole batch: damage, or what a broker that was killed had not synced"
+    );
+    Ok(())
+}
+
+fn dump(path: &Path, out: &mut dyn Write) -> Result<()> {
+    let walked = walk(path, &mut |_, header, batch| {
+        let records = records_of(header, batch)?;
+        for record in RecordIter::opened(header, &records) {
+            let record = record?;
+            let shown = |bytes: Option<&[u8]>| {
+                bytes.map_or_else(|| "null".to_string(), |b| format!("{:?}", String::from_utf8_lossy(b)))
+            };
+            write!(
+                out,
+                "{}\t{}\t{}\t{}",
+                record.offset,
+                record.timestamp,
+                shown(record.key),
+                shown(record.value)
+            )?;
+            for (name, value) in record.headers {
+                write!(out, "\t{}={}", String::from_utf8_lossy(name), shown(value))?;
+            }
+            writeln!(out)?;
+        }
+        Ok(())
+    })?;
+    match walked.rest {
+        None => Ok(()),
+        Some(rest) => {
+            writeln!(out, "then no whole batch, {rest}")?;
+            Ok(())
+        }
+    }
+}
+
+fn records_of(header: &BatchHeader, batch: &Bytes) -> Result<Bytes> {
+    if header.record_count == 0 {
+        return Ok(Bytes::new());
+    }
+    let codec = Codec::of(header.attributes)?;
+    let opened = compression::decompress(codec as u8, &batch.slice(HEADER_LEN..));
+    opened.with_context(|| format!("the batch of offset {} cannot be opened", header.base_offset))
+}
+
+#[cfg(test)]
+mod tests {
+    use chronik_core::ids::LeaderEpoch;
+    use chronik_core::record_batch::BatchBuilder;
+
+    use super::*;
+
+    #[test]
+    fn files_are_shown_and_damage_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("00000000000000000000.log");
+        let batch = |offset: i64| {
+            BatchBuilder::new()
+                .at(offset, LeaderEpoch(2))
+                .record(7, Some(b"k"), None)
+                .record(8, None, Some(b"v"))
+                .build()
+        };
+        std::fs::write(&path, [batch(0), batch(2)].concat()).unwrap();
+        let shown = |show: &dyn Fn(&mut Vec<u8>)| {
+            let mut out = Vec::new();
+            show(&mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let text = shown(&|out| inspect(&path, out).unwrap());
+        assert!(
+            text.contains("offsets 2 to 3, 2 records") && text.contains("2 batches, 4 records"),
+            "{text}"
+        );
+        let text = shown(&|out| dump(&path, out).unwrap());
+        assert_eq!(text.lines().next(), Some("0\t7\t\"k\"\tnull"), "{text}");
+        let dirs = [dir.path().to_path_buf()];
+        assert!(shown(&|out| verify(&dirs, out).unwrap()).starts_with("whole"));
+        let mut bytes = std::fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let text = shown(&|out| assert!(verify(&dirs, out).is_err()));
+        assert!(text.starts_with("damaged") && text.contains("checksum"), "{text}");
+        assert!(each(&[dir.path().join("none.txt")], &mut |path| inspect(path, &mut io::sink())).is_err());
+    }
+}

@@ -1,0 +1,400 @@
+//! The cleaner: compacts closed segments (`cleanup.policy=compact`), one partition at a time, the dirtiest first.
+//!
+//! It writes new files beside the old ones, syncs them and their names, and only then lets the partition read them in the
+//! place of the others. The checkpoint on the disk goes on naming the old files until another one is written, and they
+//! stay until then: a crash at any moment leaves one or the other, whole.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use chronik_client::compression::{self, Codec};
+use chronik_core::compaction::{Cleaned, Closed, KeyOffsets, Pass, Plan, Policy, groups, plan};
+use chronik_core::ids::{Offset, ProducerId, TopicIdPartition};
+use chronik_core::record_batch::{BatchHeader, Batches, Crc, HEADER_LEN, NO_TIMESTAMP};
+use chronik_core::store::checkpoint::SegmentState;
+
+use super::disk::Disk;
+use super::logs::PartitionMap;
+use super::partition::Partition;
+use super::wal::files::sync_dir;
+use super::writer::now_ms;
+use crate::metrics::CleanerMetrics;
+
+/// Read at once, but for a batch that is larger.
+const READ_BYTES: usize = 1 << 20;
+/// A partition whose records could not be read is left alone for so long.
+const AFTER_AN_ERROR: Duration = Duration::from_secs(600);
+
+/// Wakes the cleaner, and ends it.
+#[derive(Default)]
+pub struct Cleaning {
+    stopped: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Cleaning {
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the cleaner after the batch that it is at.
+    pub fn stop(&self) {
+        *self.lock() = true;
+        self.wake.notify_all();
+    }
+
+    /// Rests for so long; true when it is to end.
+    fn rest(&self, time: Duration) -> bool {
+        let stopped = self.lock();
+        let waited = self.wake.wait_timeout_while(stopped, time, |stopped| !*stopped);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+/// Why a pass ended early.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("the broker stops")]
+    Stopped,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// See the module's documentation.
+pub struct Cleaner {
+    disk: Arc<Disk>,
+    partitions: Arc<PartitionMap>,
+    metrics: CleanerMetrics,
+    /// Partitions that are left alone, and until when.
+    failed: HashMap<TopicIdPartition, Instant>,
+    /// Bytes read and written since `paced_from`.
+    moved: u64,
+    paced_from: Instant,
+    seed: u64,
+}
+
+/// A partition that is worth cleaning.
+struct Work {
+    partition: Arc<Partition>,
+    plan: Plan,
+    closed: Vec<SegmentState>,
+}
+
+impl Cleaner {
+    pub fn start(
+        disk: Arc<Disk>,
+        partitions: Arc<PartitionMap>,
+        metrics: CleanerMetrics,
+    ) -> io::Result<std::thread::JoinHandle<()>> {
+        let mut cleaner = Cleaner {
+            disk,
+            partitions,
+            metrics,
+            failed: HashMap::new(),
+            moved: 0,
+            paced_from: Instant::now(),
+            seed: uuid::Uuid::new_v4().as_u64_pair().0,
+        };
+        std::thread::Builder::new().name("cleaner".to_string()).spawn(move || cleaner.run())
+    }
+
+    fn run(&mut self) {
+        loop {
+            let backoff = Duration::from_millis(self.disk.live.load().cleaner_backoff_ms);
+            let Some(work) = self.dirtiest() else {
+                if self.disk.cleaning.rest(backoff) {
+                    return;
+                }
+                continue;
+            };
+            let id = work.partition.id;
+            match self.clean(&work) {
+                Ok(()) => {}
+                Err(Ended::Stopped) => return,
+                Err(Ended::Io(e)) => {
+                    self.metrics.failures.inc();
+                    tracing::error!(partition = work.partition.name(), "it cannot be compacted: {e}");
+                    self.failed.insert(id, Instant::now() + AFTER_AN_ERROR);
+                }
+            }
+            if self.disk.cleaning.rest(Duration::ZERO) {
+                return;
+            }
+        }
+    }
+
+    /// The partition that has most to gain.
+    fn dirtiest(&mut self) -> Option<Work> {
+        self.failed.retain(|_, until| *until > Instant::now());
+        let now_ms = now_ms();
+        let partitions = self.partitions.load();
+        let compacted = partitions.values().filter(|p| p.settings().topic.cleanup.compact && p.is_open());
+        let worth = compacted.filter(|p| !self.failed.contains_key(&p.id)).filter_map(|partition| {
+            let (closed, cleaned_to) = {
+                let on_disk = partition.on_disk();
+                (on_disk.segments.closed(), on_disk.cleaned_to)
+            };
+            let facts: Vec<Closed> = closed.iter().map(facts_of).collect();
+            let limit = partition.state().log.high_watermark();
+            let plan = plan(&policy_of(partition), &facts, cleaned_to, limit, now_ms)?;
+            Some(Work { partition: partition.clone(), plan, closed })
+        });
+        let by_need = |a: &Work, b: &Work| {
+            (a.plan.overdue, a.plan.dirty_ratio).partial_cmp(&(b.plan.overdue, b.plan.dirty_ratio))
+        };
+        worth.max_by(|a, b| by_need(a, b).unwrap_or(std::cmp::Ordering::Equal))
+    }
+
+    /// One pass: the keys of the dirty part, then everything up to there anew.
+    fn clean(&mut self, work: &Work) -> Result<(), Ended> {
+        let began = Instant::now();
+        let partition = &work.partition;
+        let (keys, keys_end) = self.keys(work)?;
+        let last_of: HashMap<ProducerId, Offset> = partition.state().log.producers().last_offsets().collect();
+        let pass = Pass {
+            keys: &keys,
+            keys_end,
+            now_ms: now_ms(),
+            delete_retention_ms: partition.settings().topic.compaction.delete_retention_ms,
+        };
+        let affected: Vec<SegmentState> =
+            work.closed.iter().filter(|s| s.base_offset < keys_end).cloned().collect();
+        let facts: Vec<Closed> = affected.iter().map(facts_of).collect();
+        let mut from = 0;
+        let (mut before, mut after) = (0, 0);
+        for group in groups(&facts, policy_of(partition).segment_bytes) {
+            let old = &affected[from..from + group.len()];
+            from += group.len();
+            let written = self.rewrite(partition, old, &pass, &last_of)?;
+            before += old.iter().map(|s| s.bytes).sum::<u64>();
+            after += written.as_ref().map_or(0, |s| s.bytes);
+            if !partition.on_disk().segments.replace(old, written.as_slice()) {
+                // Retention, or the topic's deletion, was faster.
+                if let Some(new) = &written {
+                    let path = partition.on_disk().segments.path_of(new);
+                    std::fs::remove_file(&path).or_else(gone_already)?;
+                }
+                return Ok(());
+            }
+        }
+        let mut on_disk = partition.on_disk();
+        on_disk.cleaned_to = on_disk.cleaned_to.max(keys_end);
+        drop(on_disk);
+        partition.state().log.compacted_to(keys_end);
+        self.disk.work.order(|o| o.keep_house = true);
+        self.metrics.passes.inc();
+        self.metrics.bytes_read.inc_by(before);
+        self.metrics.bytes_written.inc_by(after);
+        self.metrics.seconds.observe_since(began);
+        tracing::info!(
+            partition = partition.name(),
+            keys = keys.len(),
+            bytes_before = before,
+            bytes_after = after,
+            "compacted up to offset {keys_end}"
+        );
+        Ok(())
+    }
+
+    /// The newest offset of each key of the dirty part, and how far that part was read.
+    fn keys(&mut self, work: &Work) -> Result<(KeyOffsets, Offset), Ended> {
+        let mut keys = KeyOffsets::new(self.disk.live.load().cleaner_key_bytes, self.seed);
+        for segment in work.closed.iter().filter(|s| s.end_offset > work.plan.dirty_from) {
+            if segment.base_offset >= work.plan.end {
+                break;
+            }
+            let mut full_at = None;
+            self.each_batch(&work.partition, segment, &mut |_, header, batch| {
+                if header.next_offset() <= work.plan.dirty_from {
+                    return Ok(true);
+                }
+                let records = opened(header, batch)?;
+                let noted = Pass::note(&mut keys, header, &records).map_err(io::Error::other)?;
+                if !noted {
+                    full_at = Some(header.base_offset);
+                }
+                Ok(noted)
+            })?;
+            if let Some(at) = full_at.filter(|at| *at > work.plan.dirty_from) {
+                return Ok((keys, at));
+            }
+            if full_at.is_some() {
+                let why = "one batch has more keys than log.cleaner.dedupe.buffer.size holds";
+                return Err(io::Error::other(why).into());
+            }
+        }
+        Ok((keys, work.plan.end))
+    }
+
+    /// Writes what stays of some segments into one new file, synced. `None` when nothing stays.
+    fn rewrite(
+        &mut self,
+        partition: &Arc<Partition>,
+        old: &[SegmentState],
+        pass: &Pass<'_>,
+        last_of: &HashMap<ProducerId, Offset>,
+    ) -> Result<Option<SegmentState>, Ended> {
+        let (Some(first), Some(last)) = (old.first(), old.last()) else { return Ok(None) };
+        let revision = old.iter().map(|s| s.revision).max().unwrap_or(0).saturating_add(1);
+        let mut new = SegmentState {
+            end_offset: last.end_offset,
+            written_ms: last.written_ms,
+            revision,
+            ..SegmentState::begun(first.base_offset)
+        };
+        let (path, dir) = {
+            let on_disk = partition.on_disk();
+            (on_disk.segments.path_of(&new), on_disk.segments.dir().to_path_buf())
+        };
+        let written = self.write(partition, old, pass, last_of, &path, &mut new);
+        if written.is_err() || new.bytes == 0 {
+            // Nobody knows of it yet. What cannot be removed now, the next start removes.
+            let _ = std::fs::remove_file(&path);
+        }
+        written?;
+        if new.bytes == 0 {
+            return Ok(None);
+        }
+        sync_dir(&dir)?;
+        Ok(Some(new))
+    }
+
+    /// Writes what stays of some segments to a file, and syncs it.
+    fn write(
+        &mut self,
+        partition: &Arc<Partition>,
+        old: &[SegmentState],
+        pass: &Pass<'_>,
+        last_of: &HashMap<ProducerId, Offset>,
+        path: &Path,
+        new: &mut SegmentState,
+    ) -> Result<(), Ended> {
+        let file = File::options().write(true).create(true).truncate(true).open(path)?;
+        for segment in old {
+            self.each_batch(partition, segment, &mut |cleaner, header, batch| {
+                let is_last = last_of.get(&header.producer_id) == Some(&header.last_offset());
+                let cleaned =
+                    pass.clean(header, &opened(header, batch)?, is_last).map_err(io::Error::other)?;
+                let bytes: Bytes = match cleaned {
+                    Cleaned::Gone => return Ok(true),
+                    Cleaned::Kept => batch.clone(),
+                    Cleaned::Rewritten(rewriter) => {
+                        let codec = codec_of(header)?;
+                        let records = rewriter.records();
+                        let packed =
+                            if rewriter.count() == 0 { Vec::new() } else { codec.compress(records)? };
+                        rewriter.finish(&packed).into()
+                    }
+                };
+                let written = BatchHeader::parse(&bytes).map_err(io::Error::other)?;
+                file.write_all_at(&bytes, new.bytes)?;
+                new.bytes += bytes.len() as u64;
+                new.max_timestamp = new.max_timestamp.max(written.max_timestamp);
+                if new.first_timestamp == NO_TIMESTAMP {
+                    new.first_timestamp = written.max_timestamp;
+                }
+                cleaner.moved += bytes.len() as u64;
+                Ok(true)
+            })?;
+        }
+        Ok(file.sync_data()?)
+    }
+
+    /// Reads a segment batch by batch, every checksum verified, until `each` returns false.
+    fn each_batch(
+        &mut self,
+        partition: &Arc<Partition>,
+        segment: &SegmentState,
+        each: &mut dyn FnMut(&mut Cleaner, &BatchHeader, &Bytes) -> io::Result<bool>,
+    ) -> Result<(), Ended> {
+        let path = partition.on_disk().segments.path_of(segment);
+        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+        let file = File::open(&path).map_err(named)?;
+        let (mut at, mut want) = (0, READ_BYTES);
+        while at < segment.bytes {
+            let mut buf = vec![0; want.min((segment.bytes - at) as usize)];
+            file.read_exact_at(&mut buf, at).map_err(named)?;
+            let buf = Bytes::from(buf);
+            let mut batches = Batches::new(&buf, Crc::Check);
+            let mut whole = 0;
+            while let Some(found) = batches.next() {
+                let (header, range) = match found {
+                    Ok(found) => found,
+                    Err(chronik_core::record_batch::BatchError::Truncated { .. }) => break,
+                    Err(e) => return Err(named(io::Error::other(format!("at byte {at}: {e}"))).into()),
+                };
+                whole = range.end;
+                if !each(self, &header, &buf.slice(range)).map_err(named)? {
+                    return Ok(());
+                }
+            }
+            if whole == 0 && buf.len() as u64 == segment.bytes - at {
+                return Err(named(io::Error::other(format!("a batch is cut short at byte {at}"))).into());
+            }
+            // A batch larger than what was read is read again, alone.
+            want = if whole == 0 { want.saturating_mul(4) } else { READ_BYTES };
+            at += whole as u64;
+            self.moved += whole as u64;
+            self.pace()?;
+        }
+        Ok(())
+    }
+
+    /// Keeps to `log.cleaner.io.max.bytes.per.second`.
+    fn pace(&mut self) -> Result<(), Ended> {
+        let rate = self.disk.live.load().cleaner_bytes_per_second.max(1);
+        let due = Duration::from_secs_f64(self.moved as f64 / rate as f64);
+        let early = due.saturating_sub(self.paced_from.elapsed());
+        if self.disk.cleaning.rest(early) {
+            return Err(Ended::Stopped);
+        }
+        if self.paced_from.elapsed() > Duration::from_secs(1) {
+            (self.moved, self.paced_from) = (0, Instant::now());
+        }
+        Ok(())
+    }
+}
+
+/// A deleted topic takes its whole directory along.
+fn gone_already(e: io::Error) -> io::Result<()> {
+    if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
+}
+
+fn facts_of(state: &SegmentState) -> Closed {
+    Closed {
+        base_offset: state.base_offset,
+        end_offset: state.end_offset,
+        bytes: state.bytes,
+        first_timestamp: state.first_timestamp,
+        max_timestamp: state.max_timestamp,
+    }
+}
+
+fn policy_of(partition: &Partition) -> Policy {
+    let config = &partition.settings().topic;
+    Policy {
+        min_dirty_ratio: f64::from(config.compaction.min_dirty_ratio) / 1e6,
+        min_lag_ms: config.compaction.min_lag_ms,
+        max_lag_ms: config.compaction.max_lag_ms,
+        segment_bytes: u64::try_from(config.segment_bytes).unwrap_or(1 << 30),
+    }
+}
+
+fn codec_of(header: &BatchHeader) -> io::Result<Codec> {
+    Codec::of(header.attributes)
+}
+
+/// A batch's records, decompressed under a cap.
+fn opened(header: &BatchHeader, batch: &Bytes) -> io::Result<Bytes> {
+    if header.record_count == 0 {
+        return Ok(Bytes::new());
+    }
+    let records = batch.slice(HEADER_LEN..);
+    compression::decompress(codec_of(header)? as u8, &records)
+}

@@ -1,0 +1,259 @@
+//! The real binary over time: retention, compaction and deletion, and what is there after a kill.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use chronik_client::{Acks, BatchBuilder, Client, NewRecord, NewTopic, Position, Record, batches};
+
+use common::{Broker, PATIENCE};
+
+/// Everything that takes time is to come soon.
+const SOON: &str = "log.retention.check.interval.ms: 200\n\
+    log.cleaner.backoff.ms: 100\n\
+    log.segment.delete.delay.ms: 100";
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
+}
+
+fn start(dir: &Path) -> Result<Broker> {
+    let mut broker = common::start(dir, SOON)?;
+    broker.until("/readyz", "\"ready\":true")?;
+    Ok(broker)
+}
+
+/// As after a power cut, but for the kernel's caches.
+fn killed(mut broker: Broker, dir: &Path) -> Result<Broker> {
+    broker.child.kill()?;
+    broker.child.wait()?;
+    drop(broker);
+    start(dir)
+}
+
+async fn client(broker: &Broker) -> Result<Client> {
+    Ok(Client::connect(&format!("127.0.0.1:{}", broker.kafka), Duration::from_secs(10)).await?)
+}
+
+async fn topic(client: &mut Client, name: &str, settings: &[(&str, &str)]) -> Result<()> {
+    let configs = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    let topic = NewTopic { name: name.to_string(), partitions: Some(1), replication_factor: None, configs };
+    client.create_topic(&topic).await?;
+    Ok(())
+}
+
+async fn produce(client: &mut Client, topic: &str, records: &[(i64, &[u8], Option<&[u8]>)]) -> Result<i64> {
+    let mut batch = BatchBuilder::new();
+    for (timestamp, key, value) in records {
+        batch.push(NewRecord { timestamp: *timestamp, key: Some(key), value: *value, headers: &[] });
+    }
+    client.produce(topic, 0, Acks::All, batch.build()).await?.context("an offset")
+}
+
+/// All records from `from` on.
+async fn read(client: &mut Client, topic: &str, from: i64) -> Result<Vec<Record>> {
+    let end = client.list_offset(topic, 0, Position::Latest).await?;
+    let mut records: Vec<Record> = Vec::new();
+    let mut at = from;
+    let begun = Instant::now();
+    while at < end {
+        ensure!(begun.elapsed() < PATIENCE, "{topic} is read up to {at} of {end}");
+        let fetched = client.fetch(topic, 0, at, 1 << 20, 100).await?;
+        for batch in batches(fetched.records) {
+            let batch = batch?;
+            records.extend(batch.records()?.into_iter().filter(|r| r.offset >= at));
+            at = at.max(batch.next_offset);
+        }
+    }
+    Ok(records)
+}
+
+/// Waits until a partition begins at `wanted` or later.
+async fn begins_at(client: &mut Client, topic: &str, wanted: i64) -> Result<i64> {
+    let begun = Instant::now();
+    loop {
+        let start = client.list_offset(topic, 0, Position::Earliest).await?;
+        if start >= wanted {
+            return Ok(start);
+        }
+        ensure!(begun.elapsed() < PATIENCE, "{topic} begins at {start}, not at {wanted}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Every segment file below the data directory, with its size.
+fn segment_files(dir: &Path) -> Result<BTreeMap<PathBuf, u64>> {
+    let mut found = BTreeMap::new();
+    let mut dirs = vec![dir.join("data/topics")];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).into_iter().flatten() {
+            let entry = entry?;
+            // A file may go between the two looks.
+            let Ok(metadata) = entry.metadata() else { continue };
+            match metadata.is_dir() {
+                true => dirs.push(entry.path()),
+                false => _ = found.insert(entry.path(), metadata.len()),
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_go_by_their_age_and_stay_gone() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let broker = start(dir.path())?;
+    let mut c = client(&broker).await?;
+    topic(&mut c, "aged", &[("retention.ms", "3600000")]).await?;
+    topic(&mut c, "kept", &[("retention.ms", "-1")]).await?;
+    let old = now_ms() - 7_200_000;
+    for name in ["aged", "kept"] {
+        for n in 0..50 {
+            produce(&mut c, name, &[(old + n, b"k", Some(b"old")), (old + n, b"k", None)]).await?;
+        }
+    }
+    ensure!(begins_at(&mut c, "aged", 100).await? == 100);
+    ensure!(produce(&mut c, "aged", &[(now_ms(), b"k", Some(b"new"))]).await? == 100, "offsets go on");
+    let refused = c.fetch("aged", 0, 99, 1000, 0).await.unwrap_err().to_string();
+    ensure!(refused.contains("OFFSET_OUT_OF_RANGE"), "{refused}");
+    drop(c);
+
+    let broker = killed(broker, dir.path())?;
+    let mut c = client(&broker).await?;
+    ensure!(begins_at(&mut c, "aged", 0).await? == 100, "what was deleted came back");
+    ensure!(read(&mut c, "aged", 100).await?.len() == 1);
+    ensure!(begins_at(&mut c, "kept", 0).await? == 0 && read(&mut c, "kept", 0).await?.len() == 100);
+    ensure!(broker.stop()?.status.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_keeps_to_its_size_and_its_files_go() -> Result<()> {
+    const MIB: u64 = 1 << 20;
+    let dir = tempfile::tempdir()?;
+    let broker = start(dir.path())?;
+    let mut c = client(&broker).await?;
+    topic(&mut c, "sized", &[("segment.bytes", "1048576"), ("retention.bytes", "3145728")]).await?;
+    let value = vec![7; 100_000];
+    for _ in 0..120 {
+        produce(&mut c, "sized", &[(now_ms(), b"k", Some(&value))]).await?;
+    }
+    let begun = Instant::now();
+    loop {
+        let sizes: u64 = segment_files(dir.path())?.values().sum();
+        // Three MiB, and up to a segment more.
+        if (3 * MIB..=4 * MIB + MIB / 2).contains(&sizes)
+            && c.list_offset("sized", 0, Position::Earliest).await? > 0
+        {
+            break;
+        }
+        ensure!(begun.elapsed() < PATIENCE, "{sizes} bytes in segments: {:?}", segment_files(dir.path())?);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let start = c.list_offset("sized", 0, Position::Earliest).await?;
+    let records = read(&mut c, "sized", start).await?;
+    let offsets: Vec<i64> = records.iter().map(|r| r.offset).collect();
+    ensure!(offsets == (start..120).collect::<Vec<_>>(), "{offsets:?}");
+    drop(c);
+
+    let broker = killed(broker, dir.path())?;
+    let mut c = client(&broker).await?;
+    let again = c.list_offset("sized", 0, Position::Earliest).await?;
+    ensure!(again >= start && read(&mut c, "sized", again).await?.len() as i64 == 120 - again);
+    ensure!(broker.stop()?.status.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_record_of_each_key_stays() -> Result<()> {
+    const KEYS: usize = 20;
+    let dir = tempfile::tempdir()?;
+    let broker = start(dir.path())?;
+    let mut c = client(&broker).await?;
+    let settings = [
+        ("cleanup.policy", "compact"),
+        ("segment.ms", "60000"),
+        ("min.cleanable.dirty.ratio", "0.01"),
+        ("delete.retention.ms", "500"),
+    ];
+    topic(&mut c, "keyed", &settings).await?;
+    let mut table: BTreeMap<Vec<u8>, (i64, Vec<u8>)> = BTreeMap::new();
+    let old = now_ms() - 600_000;
+    let mut offset = 0;
+    for round in 0..60i64 {
+        let keys: Vec<String> = (0..KEYS).map(|k| format!("key-{k}")).collect();
+        let values: Vec<String> = (0..KEYS).map(|k| format!("value-{k}-{round}")).collect();
+        let records: Vec<(i64, &[u8], Option<&[u8]>)> = keys
+            .iter()
+            .zip(&values)
+            .enumerate()
+            // The last keys end with a tombstone.
+            .map(|(k, (key, value))| {
+                let value = (k < KEYS - 3 || round < 50).then_some(value.as_bytes());
+                (old + round * 1000, key.as_bytes(), value)
+            })
+            .collect();
+        ensure!(produce(&mut c, "keyed", &records).await? == offset);
+        for (_, key, value) in records {
+            match value {
+                Some(value) => _ = table.insert(key.to_vec(), (offset, value.to_vec())),
+                None => _ = table.remove(key),
+            }
+            offset += 1;
+        }
+    }
+    // Until one record of each key is left, and no tombstone.
+    let (begun, first_nudge) = (Instant::now(), offset);
+    loop {
+        let records = read(&mut c, "keyed", 0).await?;
+        // The offsets of a read are always true, whatever the cleaner is at.
+        for record in records.iter().filter(|r| r.offset < first_nudge) {
+            let (round, key) = (record.offset / KEYS as i64, format!("key-{}", record.offset % KEYS as i64));
+            ensure!(record.key.as_deref() == Some(key.as_bytes()), "{record:?} is not of {key}");
+            ensure!(record.timestamp == old + round * 1000, "{record:?} is not of round {round}");
+        }
+        if records.len() == table.len() {
+            break;
+        }
+        ensure!(begun.elapsed() < PATIENCE, "{} records of {} keys are left", records.len(), table.len());
+        // Tombstones go with the next pass after their time, and a pass needs something dirty.
+        if begun.elapsed() > Duration::from_secs(2) && offset == first_nudge {
+            let keys: Vec<String> = (0..KEYS - 3).map(|k| format!("key-{k}")).collect();
+            let records: Vec<(i64, &[u8], Option<&[u8]>)> =
+                keys.iter().map(|key| (old + 100_000, key.as_bytes(), Some(&b"last"[..]))).collect();
+            produce(&mut c, "keyed", &records).await?;
+            for key in keys {
+                table.insert(key.into_bytes(), (offset, b"last".to_vec()));
+                offset += 1;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let check = |records: Vec<Record>| -> Result<()> {
+        let found: BTreeMap<Vec<u8>, (i64, Vec<u8>)> = records
+            .into_iter()
+            .filter_map(|r| Some((r.key?.to_vec(), (r.offset, r.value?.to_vec()))))
+            .collect();
+        ensure!(found == table, "{found:?}\nis not\n{table:?}");
+        Ok(())
+    };
+    check(read(&mut c, "keyed", 0).await?)?;
+    drop(c);
+    let broker = killed(broker, dir.path())?;
+    let mut c = client(&broker).await?;
+    let records = read(&mut c, "keyed", 0).await?;
+    ensure!(records.len() >= table.len(), "records are missing after a kill");
+    let last: BTreeMap<_, _> = records.iter().map(|r| (r.key.clone(), r.value.clone())).collect();
+    for (key, (_, value)) in &table {
+        ensure!(last.iter().any(|(k, v)| k.as_deref() == Some(&key[..]) && v.as_deref() == Some(&value[..])));
+    }
+    ensure!(
+        produce(&mut c, "keyed", &[(now_ms(), b"key-0", Some(b"after"))]).await? == offset,
+        "offsets go on"
+    );
+    ensure!(broker.stop()?.status.success());
+    Ok(())
+}
