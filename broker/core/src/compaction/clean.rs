@@ -66,7 +66,8 @@ impl Pass<'_> {
         if all_stay && horizon.is_none() {
             return Ok(Cleaned::Kept);
         }
-        if !some_stay && !(header.has_producer() && is_last_of_producer) {
+        let stays_without_records = header.has_producer() && is_last_of_producer;
+        if !some_stay && !stays_without_records {
             return Ok(Cleaned::Gone);
         }
         let mut rewriter = BatchRewriter::new(header, horizon);

@@ -1,7 +1,6 @@
 //! Writes uncompressed batches: for internal topics and for tests.
 
-use super::header::{CONTROL_BIT, LOG_APPEND_TIME_BIT, TRANSACTIONAL_BIT};
-use super::header::{CRC_AT, CRC_COVERS_FROM, HEADER_LEN, LOG_OVERHEAD, MAGIC, NO_TIMESTAMP};
+use super::header::{BatchHeader, CONTROL_BIT, LOG_APPEND_TIME_BIT, NO_TIMESTAMP, TRANSACTIONAL_BIT};
 use crate::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 
 /// Gathers records, then [`BatchBuilder::build`]s their batch. A batch holds less than 2 GiB: its length and
@@ -111,25 +110,21 @@ impl BatchBuilder {
 
     /// The finished batch.
     pub fn build(self) -> Vec<u8> {
-        let length = (HEADER_LEN - LOG_OVERHEAD + self.records.len()) as i32;
-        let mut batch = Vec::with_capacity(HEADER_LEN + self.records.len());
-        batch.extend_from_slice(&self.base_offset.to_be_bytes());
-        batch.extend_from_slice(&length.to_be_bytes());
-        batch.extend_from_slice(&self.leader_epoch.0.to_be_bytes());
-        batch.extend_from_slice(&MAGIC.to_be_bytes());
-        batch.extend_from_slice(&[0; 4]); // the checksum, when what it covers is there
-        batch.extend_from_slice(&self.attributes.to_be_bytes());
-        batch.extend_from_slice(&(self.count - 1).to_be_bytes());
-        batch.extend_from_slice(&self.base_timestamp.to_be_bytes());
-        batch.extend_from_slice(&self.max_timestamp.to_be_bytes());
-        batch.extend_from_slice(&self.producer_id.0.to_be_bytes());
-        batch.extend_from_slice(&self.producer_epoch.0.to_be_bytes());
-        batch.extend_from_slice(&self.base_sequence.to_be_bytes());
-        batch.extend_from_slice(&self.count.to_be_bytes());
-        batch.extend_from_slice(&self.records);
-        let crc = crc32c::crc32c(&batch[CRC_COVERS_FROM..]);
-        batch[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
-        batch
+        let header = BatchHeader {
+            base_offset: self.base_offset,
+            batch_length: 0,
+            leader_epoch: self.leader_epoch,
+            crc: 0,
+            attributes: self.attributes,
+            last_offset_delta: self.count - 1,
+            base_timestamp: self.base_timestamp,
+            max_timestamp: self.max_timestamp,
+            producer_id: self.producer_id,
+            producer_epoch: self.producer_epoch,
+            base_sequence: self.base_sequence,
+            record_count: self.count,
+        };
+        header.with_records(&self.records)
     }
 }
 

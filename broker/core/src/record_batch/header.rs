@@ -108,6 +108,29 @@ impl BatchHeader {
         })
     }
 
+    /// The batch of this header and these records. Its length and its checksum are computed; those of `self` do not
+    /// matter.
+    pub(super) fn with_records(&self, records: &[u8]) -> Vec<u8> {
+        let mut batch = Vec::with_capacity(HEADER_LEN + records.len());
+        batch.extend_from_slice(&self.base_offset.to_be_bytes());
+        batch.extend_from_slice(&((HEADER_LEN - LOG_OVERHEAD + records.len()) as i32).to_be_bytes());
+        batch.extend_from_slice(&self.leader_epoch.0.to_be_bytes());
+        batch.extend_from_slice(&MAGIC.to_be_bytes());
+        batch.extend_from_slice(&[0; 4]); // the checksum, when what it covers is there
+        batch.extend_from_slice(&self.attributes.to_be_bytes());
+        batch.extend_from_slice(&self.last_offset_delta.to_be_bytes());
+        batch.extend_from_slice(&self.base_timestamp.to_be_bytes());
+        batch.extend_from_slice(&self.max_timestamp.to_be_bytes());
+        batch.extend_from_slice(&self.producer_id.0.to_be_bytes());
+        batch.extend_from_slice(&self.producer_epoch.0.to_be_bytes());
+        batch.extend_from_slice(&self.base_sequence.to_be_bytes());
+        batch.extend_from_slice(&self.record_count.to_be_bytes());
+        batch.extend_from_slice(records);
+        let crc = crc32c::crc32c(&batch[CRC_COVERS_FROM..]);
+        batch[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
+        batch
+    }
+
     /// Bytes of the whole batch, header included.
     pub fn size_in_bytes(&self) -> usize {
         LOG_OVERHEAD + self.batch_length.max(0).cast_unsigned() as usize

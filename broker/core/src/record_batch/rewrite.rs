@@ -3,10 +3,7 @@
 
 use super::builder::put_varint;
 use super::error::RecordError;
-use super::header::{
-    BatchHeader, COMPRESSION_MASK, CRC_AT, CRC_COVERS_FROM, DELETE_HORIZON_BIT, HEADER_LEN, LOG_OVERHEAD,
-    MAGIC, NO_TIMESTAMP, TimestampType,
-};
+use super::header::{BatchHeader, COMPRESSION_MASK, DELETE_HORIZON_BIT, NO_TIMESTAMP, TimestampType};
 use super::records::{Cursor, Record};
 
 /// Gathers the records that stay.
@@ -77,29 +74,14 @@ impl BatchRewriter {
     /// The finished batch; `packed` are its records, compressed. First and last offset are those of the batch it
     /// follows: the numbers of records that went stay used. A batch without records keeps its latest time.
     pub fn finish(&self, packed: &[u8]) -> Vec<u8> {
-        let header = &self.header;
-        // Without records there is nothing to be decompressed.
-        let unpacked = if self.count == 0 { COMPRESSION_MASK } else { 0 };
-        let stamped = header.timestamp_type() == TimestampType::LogAppendTime;
-        let max_timestamp =
-            if stamped || self.count == 0 { header.max_timestamp } else { self.max_timestamp };
-        let mut batch = Vec::with_capacity(HEADER_LEN + packed.len());
-        batch.extend_from_slice(&header.base_offset.to_be_bytes());
-        batch.extend_from_slice(&((HEADER_LEN - LOG_OVERHEAD + packed.len()) as i32).to_be_bytes());
-        batch.extend_from_slice(&header.leader_epoch.0.to_be_bytes());
-        batch.extend_from_slice(&MAGIC.to_be_bytes());
-        batch.extend_from_slice(&[0; 4]); // the checksum, when what it covers is there
-        batch.extend_from_slice(&(header.attributes & !unpacked).to_be_bytes());
-        batch.extend_from_slice(&header.last_offset_delta.to_be_bytes());
-        batch.extend_from_slice(&header.base_timestamp.to_be_bytes());
-        batch.extend_from_slice(&max_timestamp.to_be_bytes());
-        batch.extend_from_slice(&header.producer_id.0.to_be_bytes());
-        batch.extend_from_slice(&header.producer_epoch.0.to_be_bytes());
-        batch.extend_from_slice(&header.base_sequence.to_be_bytes());
-        batch.extend_from_slice(&self.count.to_be_bytes());
-        batch.extend_from_slice(packed);
-        let crc = crc32c::crc32c(&batch[CRC_COVERS_FROM..]);
-        batch[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
-        batch
+        let stamped = self.header.timestamp_type() == TimestampType::LogAppendTime;
+        let mut header = BatchHeader { record_count: self.count, ..self.header };
+        if self.count == 0 {
+            // Without records there is nothing to be decompressed.
+            header.attributes &= !COMPRESSION_MASK;
+        } else if !stamped {
+            header.max_timestamp = self.max_timestamp;
+        }
+        header.with_records(packed)
     }
 }
