@@ -16,6 +16,9 @@ const SOON: &str = "log.retention.check.interval.ms: 200\n\
     log.cleaner.backoff.ms: 100\n\
     log.segment.delete.delay.ms: 100";
 
+/// Time, key and value of a record.
+type Plain<'a> = (i64, &'a [u8], Option<&'a [u8]>);
+
 fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
 }
@@ -45,7 +48,7 @@ async fn topic(client: &mut Client, name: &str, settings: &[(&str, &str)]) -> Re
     Ok(())
 }
 
-async fn produce(client: &mut Client, topic: &str, records: &[(i64, &[u8], Option<&[u8]>)]) -> Result<i64> {
+async fn produce(client: &mut Client, topic: &str, records: &[Plain<'_>]) -> Result<i64> {
     let mut batch = BatchBuilder::new();
     for (timestamp, key, value) in records {
         batch.push(NewRecord { timestamp: *timestamp, key: Some(key), value: *value, headers: &[] });
@@ -130,6 +133,39 @@ async fn records_go_by_their_age_and_stay_gone() -> Result<()> {
     Ok(())
 }
 
+/// Records that were deleted before they reached a segment have left their mark on the producers' state all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idempotent_producer_outlives_its_records() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let broker = start(dir.path())?;
+    let mut c = client(&broker).await?;
+    topic(&mut c, "brief", &[("retention.ms", "3600000")]).await?;
+    let producer = c.init_producer_id().await?;
+    let old = now_ms() - 7_200_000;
+    let numbered = |sequence: i32| {
+        let mut batch = BatchBuilder::new().producer(producer, sequence);
+        batch.push(NewRecord { timestamp: old, key: None, value: Some(b"v"), headers: &[] });
+        batch.build()
+    };
+    for sequence in 0..7 {
+        c.produce("brief", 0, Acks::All, numbered(sequence)).await?;
+    }
+    ensure!(begins_at(&mut c, "brief", 7).await? == 7);
+    drop(c);
+    ensure!(broker.stop()?.status.success());
+    let broker = start(dir.path())?;
+    let mut c = client(&broker).await?;
+    let refused = c.produce("brief", 0, Acks::All, numbered(9)).await.unwrap_err().to_string();
+    ensure!(refused.contains("OUT_OF_ORDER_SEQUENCE_NUMBER"), "{refused}");
+    ensure!(c.produce("brief", 0, Acks::All, numbered(7)).await? == Some(7), "7 is next");
+    let broker = killed(broker, dir.path())?;
+    let mut c = client(&broker).await?;
+    ensure!(c.produce("brief", 0, Acks::All, numbered(7)).await? == Some(7), "a duplicate");
+    ensure!(c.produce("brief", 0, Acks::All, numbered(8)).await? == Some(8));
+    ensure!(broker.stop()?.status.success());
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_keeps_to_its_size_and_its_files_go() -> Result<()> {
     const MIB: u64 = 1 << 20;
@@ -175,18 +211,22 @@ async fn the_newest_record_of_each_key_stays() -> Result<()> {
     let mut c = client(&broker).await?;
     let settings = [
         ("cleanup.policy", "compact"),
-        ("segment.ms", "60000"),
+        ("segment.ms", "1000"),
         ("min.cleanable.dirty.ratio", "0.01"),
         ("delete.retention.ms", "500"),
     ];
     topic(&mut c, "keyed", &settings).await?;
+    let mut keyless = BatchBuilder::new();
+    keyless.push(NewRecord { timestamp: now_ms(), key: None, value: Some(b"v"), headers: &[] });
+    let refused = c.produce("keyed", 0, Acks::All, keyless.build()).await.unwrap_err().to_string();
+    ensure!(refused.contains("INVALID_RECORD"), "{refused}");
     let mut table: BTreeMap<Vec<u8>, (i64, Vec<u8>)> = BTreeMap::new();
     let old = now_ms() - 600_000;
     let mut offset = 0;
     for round in 0..60i64 {
         let keys: Vec<String> = (0..KEYS).map(|k| format!("key-{k}")).collect();
         let values: Vec<String> = (0..KEYS).map(|k| format!("value-{k}-{round}")).collect();
-        let records: Vec<(i64, &[u8], Option<&[u8]>)> = keys
+        let records: Vec<Plain<'_>> = keys
             .iter()
             .zip(&values)
             .enumerate()
@@ -222,7 +262,7 @@ async fn the_newest_record_of_each_key_stays() -> Result<()> {
         // Tombstones go with the next pass after their time, and a pass needs something dirty.
         if begun.elapsed() > Duration::from_secs(2) && offset == first_nudge {
             let keys: Vec<String> = (0..KEYS - 3).map(|k| format!("key-{k}")).collect();
-            let records: Vec<(i64, &[u8], Option<&[u8]>)> =
+            let records: Vec<Plain<'_>> =
                 keys.iter().map(|key| (old + 100_000, key.as_bytes(), Some(&b"last"[..]))).collect();
             produce(&mut c, "keyed", &records).await?;
             for key in keys {

@@ -35,6 +35,7 @@ fn run(data: &[u8]) {
         after_max_ms: i64::MAX,
         timestamp_type: TimestampType::CreateTime,
         now_ms: 1_000_000,
+        needs_keys: false,
     };
     if let Ok(summary) = check_produced(&data, &limits) {
         let mut stored = data.clone();

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use chronik_client::compression;
 use chronik_core::ids::{TopicId, TopicIdPartition};
 use chronik_core::metadata::TopicImage;
 use chronik_core::metadata::config::TimestampType;
-use chronik_core::record_batch::{BatchLimits, BatchSummary, check_produced};
+use chronik_core::record_batch::{BatchLimits, BatchSummary, HEADER_LEN, check_opened, check_produced};
 use chronik_core::record_batch::{Compression, TimestampType as BatchTimestampType};
 use chronik_core::wal::profile::AckMode;
 use kafka_protocol::messages::ApiKey;
@@ -34,6 +35,7 @@ const BY_ID: i16 = 13;
 const ZSTD_FROM: i16 = 7;
 
 mod code {
+    pub const CORRUPT_MESSAGE: i16 = 2;
     pub const NOT_ENOUGH_REPLICAS: i16 = 19;
     pub const INVALID_REQUIRED_ACKS: i16 = 21;
     pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
@@ -75,6 +77,10 @@ async fn serve(mut request: Request) -> Reply {
                 }
                 (Ok(topic), ..) => check(&broker, topic, data, &request.head, acks, now_ms),
                 (Err(unknown), ..) => Err(unknown.clone()),
+            };
+            let checked = match checked {
+                Ok(checked) => look_inside(checked).await,
+                Err(refused) => Err(refused),
             };
             let outcome = match checked {
                 Ok(checked) => append(checked, acks, now_ms, &mut settings, &mut waited).await,
@@ -244,6 +250,7 @@ fn check(
                 TimestampType::LogAppendTime => BatchTimestampType::LogAppendTime,
             },
             now_ms,
+            needs_keys: config.cleanup.compact,
         },
     )
     .map_err(|e| (e.kafka_code(), e.to_string()))?;
@@ -262,6 +269,29 @@ fn check(
     }
     let settings = partition.settings().clone();
     Ok(Checked { partition, settings, summary, body })
+}
+
+/// A compacted topic takes no records without a key, and its cleaner must be able to read them: a compressed batch is
+/// opened, one at a time, since a small one may become large.
+async fn look_inside(checked: Checked) -> Result<Checked, (i16, String)> {
+    static OPENING: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(1);
+    let compacted = checked.settings.topic.cleanup.compact;
+    if !compacted || checked.summary.compression == Compression::None {
+        return Ok(checked);
+    }
+    let _one = OPENING.acquire().await;
+    let look = move || {
+        let header = &checked.summary.header;
+        let codec = (header.attributes & 0x7) as u8;
+        let opened = compression::decompress(codec, &checked.body.slice(HEADER_LEN..));
+        let opened = opened.map_err(|e| (code::CORRUPT_MESSAGE, e.to_string()))?;
+        check_opened(header, &opened).map_err(|e| (e.kafka_code(), e.to_string()))?;
+        Ok(checked)
+    };
+    match tokio::task::spawn_blocking(look).await {
+        Ok(looked) => looked,
+        Err(e) => Err((code::KAFKA_STORAGE_ERROR, e.to_string())),
+    }
 }
 
 /// Waits for room in the queues, then appends.

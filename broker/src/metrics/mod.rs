@@ -90,6 +90,8 @@ pub struct NetworkMetrics {
 pub struct CleanerMetrics {
     pub passes: Counter,
     pub failures: Counter,
+    /// Batches that could not be read, each time they were met.
+    pub unreadable: Counter,
     pub bytes_read: Counter,
     pub bytes_written: Counter,
     /// Microseconds of a pass.
@@ -101,6 +103,7 @@ impl Default for CleanerMetrics {
         CleanerMetrics {
             passes: Counter::default(),
             failures: Counter::default(),
+            unreadable: Counter::default(),
             bytes_read: Counter::default(),
             bytes_written: Counter::default(),
             seconds: Histogram::micros(),
@@ -188,6 +191,11 @@ impl Metrics {
             ("fetched_bytes", "Record bytes sent in Fetch responses", &self.fetched_bytes),
             ("cleaner_passes", "Passes of compaction over a partition", &self.cleaner.passes),
             ("cleaner_failures", "Passes that failed: the partition stays as it is", &self.cleaner.failures),
+            (
+                "cleaner_unreadable_batches",
+                "Batches that compaction could not read and left as they are",
+                &self.cleaner.unreadable,
+            ),
             ("cleaner_read_bytes", "Bytes of segments that compaction replaced", &self.cleaner.bytes_read),
             ("cleaner_written_bytes", "Bytes of segments that took their place", &self.cleaner.bytes_written),
         ] {

@@ -30,6 +30,8 @@ use crate::metrics::CleanerMetrics;
 const READ_BYTES: usize = 1 << 20;
 /// A partition whose records could not be read is left alone for so long.
 const AFTER_AN_ERROR: Duration = Duration::from_secs(600);
+const AFTER_A_RACE: Duration = Duration::from_secs(5);
+const LEAST_REST: Duration = Duration::from_millis(100);
 
 /// Wakes the cleaner, and ends it.
 #[derive(Default)]
@@ -106,7 +108,7 @@ impl Cleaner {
 
     fn run(&mut self) {
         loop {
-            let backoff = Duration::from_millis(self.disk.live.load().cleaner_backoff_ms);
+            let backoff = Duration::from_millis(self.disk.live.load().cleaner_backoff_ms).max(LEAST_REST);
             let Some(work) = self.dirtiest() else {
                 if self.disk.cleaning.rest(backoff) {
                     return;
@@ -117,6 +119,14 @@ impl Cleaner {
             match self.clean(&work) {
                 Ok(()) => {}
                 Err(Ended::Stopped) => return,
+                // Retention, or the topic's deletion, was faster than the pass: it is planned anew.
+                Err(Ended::Io(e)) if e.kind() == io::ErrorKind::NotFound => {
+                    tracing::debug!(
+                        partition = work.partition.name(),
+                        "a segment went while it was compacted: {e}"
+                    );
+                    self.failed.insert(id, Instant::now() + AFTER_A_RACE);
+                }
                 Err(Ended::Io(e)) => {
                     self.metrics.failures.inc();
                     tracing::error!(partition = work.partition.name(), "it cannot be compacted: {e}");
@@ -141,7 +151,11 @@ impl Cleaner {
                 (on_disk.segments.closed(), on_disk.cleaned_to)
             };
             let facts: Vec<Closed> = closed.iter().map(facts_of).collect();
-            let limit = partition.state().log.high_watermark();
+            // What is in a file and not counted by the log yet may be written again.
+            let limit = {
+                let state = partition.state();
+                state.log.high_watermark().min(state.log.segment_end())
+            };
             let plan = plan(&policy_of(partition), &facts, cleaned_to, limit, now_ms)?;
             Some(Work { partition: partition.clone(), plan, closed })
         });
@@ -187,7 +201,7 @@ impl Cleaner {
         on_disk.cleaned_to = on_disk.cleaned_to.max(keys_end);
         drop(on_disk);
         partition.state().log.compacted_to(keys_end);
-        self.disk.work.order(|o| o.keep_house = true);
+        self.disk.work.order(|o| o.tidy = true);
         self.metrics.passes.inc();
         self.metrics.bytes_read.inc_by(before);
         self.metrics.bytes_written.inc_by(after);
@@ -214,8 +228,10 @@ impl Cleaner {
                 if header.next_offset() <= work.plan.dirty_from {
                     return Ok(true);
                 }
-                let records = opened(header, batch)?;
-                let noted = Pass::note(&mut keys, header, &records).map_err(io::Error::other)?;
+                let noted = opened(header, batch)
+                    .and_then(|records| Pass::note(&mut keys, header, &records).map_err(io::Error::other));
+                // A batch that cannot be read stays as it is, and has no say about others.
+                let noted = noted.unwrap_or(true);
                 if !noted {
                     full_at = Some(header.base_offset);
                 }
@@ -275,12 +291,25 @@ impl Cleaner {
         path: &Path,
         new: &mut SegmentState,
     ) -> Result<(), Ended> {
+        // The last batch of what is closed stays: a reader must be able to come to the end.
+        let log_end = partition.state().log.segment_end();
         let file = File::options().write(true).create(true).truncate(true).open(path)?;
         for segment in old {
             self.each_batch(partition, segment, &mut |cleaner, header, batch| {
-                let is_last = last_of.get(&header.producer_id) == Some(&header.last_offset());
-                let cleaned =
-                    pass.clean(header, &opened(header, batch)?, is_last).map_err(io::Error::other)?;
+                let is_last =
+                    header.has_producer() && last_of.get(&header.producer_id) == Some(&header.last_offset());
+                let must_stay = is_last || header.next_offset() >= log_end;
+                let cleaned = opened(header, batch)
+                    .and_then(|records| pass.clean(header, &records, must_stay).map_err(io::Error::other));
+                let cleaned = cleaned.unwrap_or_else(|e| {
+                    cleaner.metrics.unreadable.inc();
+                    tracing::warn!(
+                        partition = partition.name(),
+                        "the batch of offset {} stays as it is, since it cannot be read: {e}",
+                        header.base_offset
+                    );
+                    Cleaned::Kept
+                });
                 let bytes: Bytes = match cleaned {
                     Cleaned::Gone => return Ok(true),
                     Cleaned::Kept => batch.clone(),
@@ -321,9 +350,8 @@ impl Cleaner {
             let mut buf = vec![0; want.min((segment.bytes - at) as usize)];
             file.read_exact_at(&mut buf, at).map_err(named)?;
             let buf = Bytes::from(buf);
-            let mut batches = Batches::new(&buf, Crc::Check);
             let mut whole = 0;
-            while let Some(found) = batches.next() {
+            for found in Batches::new(&buf, Crc::Check) {
                 let (header, range) = match found {
                     Ok(found) => found,
                     Err(chronik_core::record_batch::BatchError::Truncated { .. }) => break,

@@ -131,8 +131,8 @@ pub(super) struct Orders {
     pub removed: Vec<Arc<Partition>>,
     /// Every WAL file is full.
     pub urgent: bool,
-    /// Retention is to be looked at now, and a checkpoint to be written.
-    pub keep_house: bool,
+    /// A checkpoint is to be written soon: files are no longer needed.
+    pub tidy: bool,
     pub stop: bool,
 }
 
@@ -155,7 +155,7 @@ impl Work {
     /// Waits until something is urgent, or for so long.
     pub fn wait(&self, at_most: Duration) {
         let orders = self.lock();
-        let idle = |o: &mut Orders| !o.urgent && !o.stop && !o.keep_house && o.removed.is_empty();
+        let idle = |o: &mut Orders| !o.urgent && !o.stop && o.removed.is_empty();
         let _ = self.wake.wait_timeout_while(orders, at_most, idle);
     }
 }

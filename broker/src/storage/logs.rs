@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use chronik_core::ids::{BrokerId, LeaderEpoch, TopicIdPartition};
+use chronik_core::ids::{BrokerId, LeaderEpoch, TopicId, TopicIdPartition};
 use chronik_core::log::{LogError, PartitionLog, ProducerStateMap};
 use chronik_core::metadata::{Changes, MetadataImage, TopicImage};
 use chronik_core::store::checkpoint::{Checkpoint, CheckpointError};
@@ -140,6 +140,7 @@ impl LogManager {
             let mut gone = Segments::new(manager.dir_of(*id), Vec::new());
             gone.remove().map_err(|source| OpenError::Io { path: manager.dir_of(*id), source })?;
         }
+        manager.sweep(image)?;
         for partition in partitions.values().filter(|p| p.oldest_needed().is_some()) {
             partition.list();
         }
@@ -151,6 +152,20 @@ impl LogManager {
         *manager.writer.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(writer.map_err(OpenError::Thread)?);
         Ok(Arc::new(manager))
+    }
+
+    /// Removes what a crash left of deleted topics.
+    fn sweep(&self, image: &MetadataImage) -> Result<(), OpenError> {
+        let topics = self.disk.data_dir.join("topics");
+        let Ok(entries) = std::fs::read_dir(&topics) else { return Ok(()) };
+        for entry in entries.flatten() {
+            let id = entry.file_name().to_str().and_then(|name| name.parse().ok()).map(TopicId);
+            if id.is_some_and(|id| image.topic_by_id(id).is_none()) {
+                let path = entry.path();
+                std::fs::remove_dir_all(&path).map_err(|source| OpenError::Io { path, source })?;
+            }
+        }
+        Ok(())
     }
 
     fn dir_of(&self, id: TopicIdPartition) -> PathBuf {

@@ -431,6 +431,18 @@ impl Partition {
         runs
     }
 
+    /// The producers' state at the end of the segments. Records that were deleted before they reached a segment have
+    /// left their mark on the log's own state alone.
+    pub(super) fn segment_producers(&self) -> ProducerStateMap {
+        let on_disk = self.on_disk();
+        let state = self.state();
+        let end = state.log.segment_end();
+        match on_disk.producers.end_offset() {
+            known if known >= end => on_disk.producers.clone(),
+            _ => state.log.producers().clone().truncated(end),
+        }
+    }
+
     /// Everything below `end` is in synced segments: so many bytes more than before.
     pub(super) fn in_segments(&self, end: Offset, bytes: u64) -> Result<(), LogError> {
         let mut state = self.state();
@@ -503,7 +515,7 @@ impl WalClient for Partition {
             drop(state);
             self.listeners.wake();
             // Files that hold nothing any more go with the next checkpoint: somebody may wait for their space.
-            self.disk.work.order(|o| o.keep_house = true);
+            self.disk.work.order(|o| o.tidy = true);
             return;
         }
         if run.item.kind != EntryKind::Append {

@@ -165,15 +165,13 @@ impl Segments {
         states.filter(|s| Some(s.base_offset) != active).cloned().collect()
     }
 
-    /// Closes the newest file if its first record is older than `age_ms`: nobody may write to it for long.
+    /// Closes the newest file if it was begun longer than `age_ms` ago, by the broker's clock: nobody may write to it for
+    /// long.
     pub fn close_old(&mut self, age_ms: i64, now_ms: i64) {
         let Some(newest) = self.segments.values().next_back().filter(|_| self.unsynced.is_none()) else {
             return;
         };
-        let began = match newest.state.first_timestamp {
-            time if time >= 0 => time,
-            _ => newest.state.written_ms,
-        };
+        let began = newest.state.begun_ms;
         if began >= 0 && now_ms.saturating_sub(began) > age_ms {
             self.sealed = true;
         }
@@ -199,7 +197,8 @@ impl Segments {
     /// no longer what they were.
     pub fn replace(&mut self, old: &[SegmentState], new: &[SegmentState]) -> bool {
         let is_same = |s: &SegmentState| self.segments.get(&s.base_offset).is_some_and(|now| now.state == *s);
-        if !old.iter().all(is_same) {
+        let written_to = self.unsynced.as_ref().map(|state| state.base_offset);
+        if !old.iter().all(is_same) || old.iter().any(|s| Some(s.base_offset) == written_to) {
             return false;
         }
         for state in old {
@@ -235,12 +234,12 @@ impl Segments {
             Some(state) if fits(&state) => state,
             _ => {
                 self.sync()?;
-                SegmentState { first_timestamp: chunk.first_timestamp, ..SegmentState::begun(first) }
+                let (first_timestamp, begun_ms) = (chunk.first_timestamp, chunk.now_ms);
+                SegmentState { first_timestamp, begun_ms, ..SegmentState::begun(first) }
             }
         };
         let file = self.open_active(&state)?;
         file.write_all_at(bytes, state.bytes)?;
-        self.sealed = false;
         state.bytes += bytes.len() as u64;
         state.end_offset = next;
         state.max_timestamp = state.max_timestamp.max(max_timestamp);
@@ -281,6 +280,7 @@ impl Segments {
             self.dir_dirty = false;
         }
         self.unsynced = None;
+        self.sealed = false;
         match self.segments.get_mut(&state.base_offset) {
             Some(segment) => segment.state = state,
             None => {
@@ -512,7 +512,7 @@ mod tests {
         let mut segments = filled(dir.path());
         let all = segments.states();
         assert_eq!(segments.closed(), all[..all.len() - 1]);
-        let first = all.last().unwrap().first_timestamp;
+        let first = all.last().unwrap().begun_ms;
         segments.close_old(10, first + 10);
         assert_eq!(segments.closed().len(), all.len() - 1, "not older, just as old");
         segments.close_old(10, first + 11);

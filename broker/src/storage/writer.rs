@@ -31,6 +31,8 @@ const TICK: Duration = Duration::from_millis(100);
 const LONGEST_REST: Duration = Duration::from_millis(50);
 /// A broker that starts again and again looks at retention, too (Kafka's `log.initial.task.delay.ms`).
 const FIRST_LOOK: Duration = Duration::from_secs(30);
+/// Checkpoints that only let go of files are no more frequent.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
 const AFTER_AN_ERROR: Duration = Duration::from_secs(1);
 
 pub struct SegmentWriter {
@@ -42,6 +44,9 @@ pub struct SegmentWriter {
     pub space_checked: Option<Instant>,
     /// Files that no checkpoint names any more, and when they may go.
     graves: Vec<(PathBuf, Instant)>,
+    /// Files that the checkpoint on the disk may name still.
+    condemned: Vec<(PathBuf, Instant)>,
+    tidied_at: Instant,
     /// A checkpoint is due since the house was kept.
     house_kept: bool,
     house_kept_at: Option<Instant>,
@@ -64,6 +69,8 @@ impl SegmentWriter {
             last_error: None,
             space_checked: None,
             graves: Vec::new(),
+            condemned: Vec::new(),
+            tidied_at: Instant::now(),
             house_kept: false,
             house_kept_at: None,
             started: Instant::now(),
@@ -93,7 +100,12 @@ impl SegmentWriter {
                 }
             }
             if stop || urgent || self.is_due() {
-                let done = self.checkpoint(stop);
+                let done = self.checkpoint(stop, true);
+                self.told(done, stop, urgent);
+            } else if self.tidied_at.elapsed() >= TIDY_EVERY
+                && std::mem::take(&mut self.disk.work.lock().tidy)
+            {
+                let done = self.checkpoint(false, false);
                 self.told(done, stop, urgent);
             } else if let Err(e) = self.copy_ripe() {
                 self.told(Err(e), stop, urgent);
@@ -126,13 +138,12 @@ impl SegmentWriter {
             }
             false
         });
-        let every = Duration::from_millis(self.disk.live.load().retention_check_ms);
-        let asked = std::mem::take(&mut self.disk.work.lock().keep_house);
+        let every = Duration::from_millis(self.disk.live.load().retention_check_ms).max(TICK);
         let due = match self.house_kept_at {
             Some(at) => at.elapsed() >= every,
             None => self.started.elapsed() >= every.min(FIRST_LOOK),
         };
-        if !asked && !due {
+        if !due {
             return;
         }
         (self.house_kept, self.house_kept_at) = (true, Some(Instant::now()));
@@ -192,8 +203,16 @@ impl SegmentWriter {
     }
 
     /// Copies what the WAL alone holds, writes a checkpoint, recycles.
-    fn checkpoint(&mut self, stop: bool) -> io::Result<()> {
-        let delivered = self.disk.wal.delivered();
+    /// Without `copy` the segments stay as they are, and only what is no longer needed goes.
+    fn checkpoint(&mut self, stop: bool, copy: bool) -> io::Result<()> {
+        self.tidied_at = Instant::now();
+        // What cannot be copied must not keep others from being deleted: that may be what frees the space.
+        let copied = if copy { self.copy_all(stop) } else { Ok(()) };
+        let written = self.write_checkpoint();
+        copied.and(written)
+    }
+
+    fn copy_all(&self, stop: bool) -> io::Result<()> {
         let mut listed = std::mem::take(&mut self.disk.work.lock().listed);
         listed.sort_by_cached_key(|p| p.oldest_needed());
         for (n, partition) in listed.iter().enumerate() {
@@ -207,27 +226,29 @@ impl SegmentWriter {
                 self.disk.work.lock().listed.push(partition.clone());
             }
         }
+        Ok(())
+    }
+
+    fn write_checkpoint(&mut self) -> io::Result<()> {
+        let delivered = self.disk.wal.delivered();
         let all: HashMap<TopicIdPartition, Arc<Partition>> = self.partitions.load().as_ref().clone();
         for partition in all.values() {
             let log_start = partition.state().log.log_start();
             partition.on_disk().segments.trim(log_start);
         }
         // What is condemned from here on may be named by the checkpoint: its turn is the next one.
-        let condemned: Vec<_> = all
-            .values()
-            .flat_map(|p| {
-                let delay = p.settings().topic.file_delete_delay_ms.unsigned_abs();
-                let due = Instant::now() + Duration::from_millis(delay.min(1 << 40));
-                let files = p.on_disk().segments.take_condemned();
-                files.into_iter().map(move |path| (path, due))
-            })
-            .collect();
+        self.condemned.extend(all.values().flat_map(|p| {
+            let delay = p.settings().topic.file_delete_delay_ms.unsigned_abs();
+            let due = Instant::now() + Duration::from_millis(delay.min(1 << 40));
+            let files = p.on_disk().segments.take_condemned();
+            files.into_iter().map(move |path| (path, due))
+        }));
         // The positions are asked for before the states: what moves meanwhile only moves forward.
         let position = Checkpoint::position_for(delivered, all.values().filter_map(|p| p.oldest_needed()));
         let partitions = all.values().map(|p| (p.id, state_of(p))).collect();
         let checkpoint = Checkpoint { position, partitions };
         durable::replace(&self.disk.data_dir, CHECKPOINT_FILE, &checkpoint.encode())?;
-        self.graves.extend(condemned);
+        self.graves.append(&mut self.condemned);
         self.house_kept = false;
         self.disk.wal.recycle(position);
         self.checkpointed = delivered;
@@ -242,10 +263,7 @@ impl SegmentWriter {
         let limits = limits_of(partition);
         let chunk_bytes = CHUNK_BYTES.min(usize::try_from(limits.bytes / 2).unwrap_or(CHUNK_BYTES)).max(1);
         // An attempt that failed behind a roll has left batches synced that the log does not know of yet.
-        let (mut producers, synced_end) = {
-            let on_disk = partition.on_disk();
-            (on_disk.producers.clone(), on_disk.segments.end())
-        };
+        let (mut producers, synced_end) = (partition.segment_producers(), partition.on_disk().segments.end());
         let mut next = partition.state().log.segment_end();
         let mut copied = 0;
         loop {
@@ -344,12 +362,12 @@ pub(super) fn now_ms() -> i64 {
 
 fn state_of(partition: &Partition) -> PartitionState {
     use super::partition::Closed;
+    let producers = partition.segment_producers();
     let on_disk = partition.on_disk();
     let segments = on_disk.segments.states();
-    let producers = on_disk.producers.encode();
-    let end = on_disk.producers.end_offset();
     let cleaned_to = on_disk.cleaned_to;
     drop(on_disk);
+    let (end, producers) = (producers.end_offset(), producers.encode());
     let state = partition.state();
     PartitionState {
         log_start: state.log.log_start(),

@@ -1,15 +1,16 @@
 //! What becomes of one batch when its log is compacted, as Kafka's cleaner decides (`Cleaner`, KIP-534).
 //!
-//! - Of each key the newest record stays. Records without a key go: a compacted topic takes none.
+//! - Of each key the newest record stays. Records without a key go: a compacted topic takes none, but it may have been
+//!   another topic once.
 //! - A tombstone (a record without a value) stays for `delete.retention.ms` after a cleaner first saw it, so that a
 //!   consumer that reads the log from its start cannot miss it.
 //! - Control batches stay as they are.
-//! - The last batch of a producer that is known still stays, without records if need be: the log tells by it which
-//!   sequence is next.
+//! - Some batches stay, without records if need be: the last one of a producer that is known still, since the log tells by
+//!   it which sequence is next; and the last one of all, so that a reader can come to the end.
 
 use super::keys::KeyOffsets;
 use crate::ids::Offset;
-use crate::record_batch::{BatchError, BatchHeader, BatchRewriter, Record, RecordIter};
+use crate::record_batch::{BatchError, BatchHeader, BatchRewriter, Record, RecordError, RecordIter};
 
 /// What a pass over a log decides by.
 pub struct Pass<'a> {
@@ -32,8 +33,7 @@ pub enum Cleaned {
 }
 
 impl Pass<'_> {
-    /// Judges a batch. `records` are its records, opened. `is_last_of_producer`: nothing newer of its producer is in the
-    /// log, and the producer is known still.
+    /// Judges a batch. `records` are its records, opened. `must_stay`: it stays even without records.
     ///
     /// # Errors
     /// When the records cannot be read; the log is left as it is then.
@@ -41,7 +41,7 @@ impl Pass<'_> {
         &self,
         header: &BatchHeader,
         records: &[u8],
-        is_last_of_producer: bool,
+        must_stay: bool,
     ) -> Result<Cleaned, BatchError> {
         if header.is_control() || header.base_offset >= self.keys_end {
             return Ok(Cleaned::Kept);
@@ -54,7 +54,7 @@ impl Pass<'_> {
             newest && (record.value.is_some() || tombstones_stay)
         };
         let (mut all_stay, mut some_stay, mut tombstones) = (true, false, false);
-        for record in RecordIter::opened(header, records) {
+        for record in in_order(header, records) {
             let record = record?;
             let stay = stays(&record);
             all_stay &= stay;
@@ -63,12 +63,11 @@ impl Pass<'_> {
         }
         let horizon = (tombstones && header.delete_horizon_ms().is_none())
             .then(|| self.now_ms.saturating_add(self.delete_retention_ms));
+        if !some_stay && !must_stay {
+            return Ok(Cleaned::Gone);
+        }
         if all_stay && horizon.is_none() {
             return Ok(Cleaned::Kept);
-        }
-        let stays_without_records = header.has_producer() && is_last_of_producer;
-        if !some_stay && !stays_without_records {
-            return Ok(Cleaned::Gone);
         }
         let mut rewriter = BatchRewriter::new(header, horizon);
         for (index, record) in (0..).zip(RecordIter::opened(header, records)) {
@@ -88,7 +87,7 @@ impl Pass<'_> {
         if header.is_control() {
             return Ok(true);
         }
-        for record in RecordIter::opened(header, records) {
+        for record in in_order(header, records) {
             let record = record?;
             if let Some(key) = record.key
                 && !keys.put(key, record.offset)
@@ -98,4 +97,22 @@ impl Pass<'_> {
         }
         Ok(true)
     }
+}
+
+/// A batch's records, whose offsets ascend within it. Of compressed batches nobody has looked before.
+fn in_order<'a>(
+    header: &BatchHeader,
+    records: &'a [u8],
+) -> impl Iterator<Item = Result<Record<'a>, BatchError>> {
+    let (base, last) = (header.base_offset, header.last_offset());
+    let mut next = base;
+    (0..).zip(RecordIter::opened(header, records)).map(move |(index, record)| {
+        let record = record?;
+        if record.offset < next || record.offset > last {
+            let delta = record.offset.saturating_sub(base).clamp(i64::from(i32::MIN), i64::from(i32::MAX));
+            return Err(BatchError::Record { index, error: RecordError::OffsetDelta(delta as i32) });
+        }
+        next = record.offset.saturating_add(1);
+        Ok(record)
+    })
 }

@@ -132,7 +132,18 @@ fn the_last_batch_of_a_known_producer_stays_without_records() {
         (ProducerId(7), 1, 5)
     );
     assert_eq!(cleaned(&after, 100, 0, |header| header.base_offset == 1), after);
+    assert_eq!(cleaned(&after, 100, 0, |_| false).len(), headers[1].size_in_bytes(), "and goes when it may");
     assert_eq!(short(&cleaned(&after, 100, 0, nobody)), ["2anew"]);
+}
+
+#[test]
+fn offsets_that_do_not_ascend_are_not_believed() {
+    let mut lying = batch(5, &[("a", Some("1"))]);
+    lying[64] = 20; // The record's offset delta: 10.
+    let header = BatchHeader::parse(&lying).unwrap();
+    let mut keys = KeyOffsets::new(1 << 20, 1);
+    let told = Pass::note(&mut keys, &header, &lying[HEADER_LEN..]).unwrap_err().to_string();
+    assert!(told.contains("out of its turn"), "{told}");
 }
 
 #[test]

@@ -191,6 +191,7 @@ impl Model {
             after_max_ms: i64::MAX,
             timestamp_type: TimestampType::CreateTime,
             now_ms: self.clock,
+            needs_keys: false,
         };
         let batch = check_produced(&bytes, &limits).unwrap();
         let expected = self.expected(&batch.header);

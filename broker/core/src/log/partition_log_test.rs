@@ -15,6 +15,7 @@ fn limits(timestamp_type: TimestampType, now_ms: i64) -> BatchLimits {
         after_max_ms: i64::MAX,
         timestamp_type,
         now_ms,
+        needs_keys: false,
     }
 }
 

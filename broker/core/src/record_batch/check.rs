@@ -21,6 +21,9 @@ pub struct BatchLimits {
     pub timestamp_type: TimestampType,
     /// ms since 1970; also the time that a LogAppendTime topic stamps.
     pub now_ms: i64,
+    /// Whether the topic is compacted: a record without a key could never stay. Of compressed records
+    /// [`check_opened`] tells.
+    pub needs_keys: bool,
 }
 
 /// What must be written over a batch's timestamps before it is stored. Each but `Keep` costs a new checksum.
@@ -98,7 +101,9 @@ pub fn check_produced(bytes: &[u8], limits: &BatchLimits) -> Result<BatchSummary
 
     let window = Window::of(limits);
     let latest = match compression {
-        Compression::None => walk(&header, bytes, &window)?,
+        Compression::None => {
+            walk(&header, bytes.get(HEADER_LEN..).unwrap_or_default(), &window, limits.needs_keys)?
+        }
         _ => {
             window.check(header.base_timestamp)?;
             window.check(header.max_timestamp)?;
@@ -148,15 +153,27 @@ fn check_header(header: &BatchHeader) -> Result<Compression, BatchError> {
     header.compression()
 }
 
+/// Checks the records of a compressed batch for a compacted topic, opened: number, offsets, keys.
+///
+/// # Errors
+/// As [`check_produced`] of uncompressed ones.
+pub fn check_opened(header: &BatchHeader, records: &[u8]) -> Result<(), BatchError> {
+    let any_time = Window { earliest_ms: i64::MIN, latest_ms: i64::MAX };
+    walk(header, records, &any_time, true).map(|_| ())
+}
+
 /// Walks through uncompressed records; returns the latest of their times.
-fn walk(header: &BatchHeader, bytes: &[u8], window: &Window) -> Result<i64, BatchError> {
-    let mut cursor = Cursor(bytes.get(HEADER_LEN..).unwrap_or_default());
+fn walk(header: &BatchHeader, records: &[u8], window: &Window, needs_keys: bool) -> Result<i64, BatchError> {
+    let mut cursor = Cursor(records);
     let mut latest = NO_TIMESTAMP;
     for index in 0..header.record_count {
         let fail = |error| BatchError::Record { index, error };
         let record = cursor.record().map_err(fail)?;
         if record.offset_delta != index {
             return Err(fail(RecordError::OffsetDelta(record.offset_delta)));
+        }
+        if needs_keys && record.key.is_none() {
+            return Err(BatchError::NoKey(index));
         }
         let timestamp = header
             .base_timestamp

@@ -63,6 +63,9 @@ pub enum BatchError {
     /// A record's time lies outside `message.timestamp.before.max.ms` or `.after.max.ms`.
     #[error("timestamp {timestamp_ms} is outside of {earliest_ms} to {latest_ms}")]
     Timestamp { timestamp_ms: i64, earliest_ms: i64, latest_ms: i64 },
+    /// A compacted topic takes no records without a key.
+    #[error("record {0} has no key, and the topic is compacted")]
+    NoKey(i32),
     /// A record inside the batch is malformed.
     #[error("record {index}: {error}")]
     Record { index: i32, error: RecordError },
@@ -110,6 +113,7 @@ impl BatchError {
             | BatchError::Control
             | BatchError::Compressed
             | BatchError::Producer { .. }
+            | BatchError::NoKey(_)
             | BatchError::Record { .. } => INVALID_RECORD,
         }
     }

@@ -24,7 +24,7 @@ mod tests;
 
 pub use batches::{Batches, Crc};
 pub use builder::BatchBuilder;
-pub use check::{BatchLimits, BatchSummary, Stamp, check_produced};
+pub use check::{BatchLimits, BatchSummary, Stamp, check_opened, check_produced};
 pub use error::{BatchError, RecordError};
 pub use header::{BatchHeader, Compression, HEADER_LEN, MAGIC, NO_TIMESTAMP, TimestampType};
 pub use patch::{patch_base, patch_log_append_time, patch_max_timestamp};

@@ -30,6 +30,7 @@ fn limits() -> BatchLimits {
         after_max_ms: 3_600_000,
         timestamp_type: TimestampType::CreateTime,
         now_ms: NOW,
+        needs_keys: false,
     }
 }
 

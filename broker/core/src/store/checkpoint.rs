@@ -28,6 +28,9 @@ pub struct SegmentState {
     /// The latest timestamp of its first batch, ms since 1970; -1 for none or unknown.
     #[serde(default = "unknown")]
     pub first_timestamp: i64,
+    /// When it was begun, ms since 1970; -1 where nobody knows.
+    #[serde(default = "unknown")]
+    pub begun_ms: i64,
     /// When it was last written to, ms since 1970; -1 where nobody knows.
     #[serde(default = "unknown")]
     pub written_ms: i64,
@@ -45,6 +48,7 @@ impl SegmentState {
             end_offset: base_offset,
             max_timestamp: unknown(),
             first_timestamp: unknown(),
+            begun_ms: unknown(),
             written_ms: unknown(),
             revision: 0,
         }

@@ -145,6 +145,8 @@ impl Replay {
                 EntryKind::Truncate => {
                     p.fenced.get_or_insert_with(|| format!("{place}: a damaged truncation"));
                 }
+                // What it says stands in the directory: what was deleted does not come back.
+                EntryKind::LogStart => p.log_start = p.log_start.max(item.first.min(p.next)),
                 EntryKind::PartitionDeleted => {
                     self.partitions.remove(&item.tp);
                     self.deleted.insert(item.tp);
@@ -189,9 +191,14 @@ impl Partition {
         keep: &mut dyn FnMut(&[u8]) -> Option<Bytes>,
     ) {
         if item.last < self.next {
+            // Deleted, or in segments. What was deleted on its way there is in no producers' state yet.
+            for (header, _) in Batches::new(body, Crc::Skip).flatten() {
+                self.producers.apply(&header, header.max_timestamp);
+            }
             return;
         }
-        if item.first != self.next {
+        // A log start may lie within a run: what is before it in the run does no harm.
+        if item.first > self.next {
             let why = self.unproven.take().unwrap_or_else(|| {
                 format!("offsets {} to {} are missing from the write-ahead log", self.next, item.first - 1)
             });

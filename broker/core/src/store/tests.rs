@@ -108,6 +108,29 @@ fn replay_over_newer_segments_changes_nothing_and_goes_on_behind_them() {
     crate::log::PartitionLog::new(p.log).unwrap();
 }
 
+/// A log start may lie within a run, and the segments' end with it.
+#[test]
+fn a_run_that_begins_before_the_segments_end_is_no_gap() {
+    let mut f = feed(3);
+    let three = (0..3).fold(BatchBuilder::new().at(2, LeaderEpoch(3)), |b, _| b.record(10, None, Some(b"v")));
+    let bytes = three.producer(ProducerId(5), ProducerEpoch(0), 0).build();
+    f.items(&[item(0, 2, 4, bytes.len() as u32)], &bytes);
+    f.append(0, 5, 3);
+    let (mut partitions, _) = f.0.finish();
+    let p = partitions.remove(&tp(0)).unwrap();
+    assert_eq!((p.fenced, p.log.segment_end, p.log.log_end, p.log.runs.len()), (None, 3, 6, 2));
+    crate::log::PartitionLog::new(p.log).unwrap();
+}
+
+#[test]
+fn a_log_start_in_a_damaged_group_still_counts() {
+    let mut f = feed(3);
+    f.hole(Some(vec![Item { kind: EntryKind::LogStart, ..item(0, 2, 2, 0) }]));
+    f.append(0, 3, 0);
+    let p = f.0.finish().0.remove(&tp(0)).unwrap();
+    assert_eq!((p.fenced, p.log.log_start, p.log.log_end), (None, 2, 4));
+}
+
 #[test]
 fn a_gap_fences() {
     let mut f = feed(2);

@@ -88,6 +88,7 @@ fn limits(settings: &Settings) -> BatchLimits {
         after_max_ms: i64::MAX,
         timestamp_type: TimestampType::CreateTime,
         now_ms: 0,
+        needs_keys: false,
     }
 }
 
