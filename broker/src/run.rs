@@ -169,8 +169,7 @@ async fn expire_producers(logs: Arc<LogManager>, expiration_ms: i64) {
     let mut tick = tokio::time::interval(every);
     loop {
         tick.tick().await;
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        logs.expire_producers(i64::try_from(now.as_millis()).unwrap_or(i64::MAX), expiration_ms);
+        logs.expire_producers(crate::storage::now_ms(), expiration_ms);
     }
 }
 

@@ -231,7 +231,7 @@ impl Batch {
     pub fn records(&self) -> Result<Vec<Record>, BatchError> {
         let offset = self.base_offset;
         let malformed = |what| BatchError::Malformed { offset, what };
-        let mut data = compression::decompress((self.attributes & 0x7) as u8, &self.payload)
+        let mut data = compression::decompress(self.attributes, &self.payload)
             .map_err(|source| BatchError::Compression { offset, source })?;
         let count = usize::try_from(self.count).map_err(|_| malformed("negative record count"))?;
         if count > data.len() / RECORD_BYTES_MIN {

@@ -22,6 +22,7 @@ use kafka_protocol::messages::produce_response::{
 };
 
 use super::{Api, Broker, Frame, Reply, Request, RequestHead, Serve};
+use crate::storage::now_ms;
 use crate::storage::partition::{Accepted, Acknowledge, Partition, Settings};
 
 /// Versions 0 to 2 are told to clients as Apache Kafka does (librdkafka decides on compression codecs by it);
@@ -282,8 +283,7 @@ async fn look_inside(checked: Checked) -> Result<Checked, (i16, String)> {
     let _one = OPENING.acquire().await;
     let look = move || {
         let header = &checked.summary.header;
-        let codec = (header.attributes & 0x7) as u8;
-        let opened = compression::decompress(codec, &checked.body.slice(HEADER_LEN..));
+        let opened = compression::decompress(header.attributes, &checked.body.slice(HEADER_LEN..));
         let opened = opened.map_err(|e| (code::CORRUPT_MESSAGE, e.to_string()))?;
         check_opened(header, &opened).map_err(|e| (e.kafka_code(), e.to_string()))?;
         Ok(checked)
@@ -330,9 +330,4 @@ async fn append(
     }
     *used = Some(settings);
     outcome.map_err(|e| (e.kafka_code(), e.to_string()))
-}
-
-fn now_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    since.as_millis() as i64
 }

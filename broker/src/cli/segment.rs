@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use chronik_client::compression::{self, Codec};
-use chronik_core::record_batch::{BatchError, BatchHeader, Batches, Crc, HEADER_LEN, RecordIter};
+use chronik_client::compression::Codec;
+use chronik_core::record_batch::{BatchError, BatchHeader, Batches, Crc, RecordIter};
 use clap::{Args, Subcommand};
+
+use crate::storage::segments;
 
 #[derive(Args)]
 pub struct SegmentArgs {
@@ -213,12 +215,8 @@ fn dump(path: &Path, out: &mut dyn Write) -> Result<()> {
 }
 
 fn records_of(header: &BatchHeader, batch: &Bytes) -> Result<Bytes> {
-    if header.record_count == 0 {
-        return Ok(Bytes::new());
-    }
-    let codec = Codec::of(header.attributes)?;
-    let opened = compression::decompress(codec as u8, &batch.slice(HEADER_LEN..));
-    opened.with_context(|| format!("the batch of offset {} cannot be opened", header.base_offset))
+    let records = segments::records_of(header, batch);
+    records.with_context(|| format!("the batch of offset {} cannot be opened", header.base_offset))
 }
 
 #[cfg(test)]

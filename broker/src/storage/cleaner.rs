@@ -13,17 +13,18 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chronik_client::compression::{self, Codec};
+use chronik_client::compression::Codec;
 use chronik_core::compaction::{Cleaned, Closed, KeyOffsets, Pass, Plan, Policy, groups, plan};
 use chronik_core::ids::{Offset, ProducerId, TopicIdPartition};
-use chronik_core::record_batch::{BatchHeader, Batches, Crc, HEADER_LEN, NO_TIMESTAMP};
+use chronik_core::record_batch::{BatchHeader, Batches, Crc, NO_TIMESTAMP};
 use chronik_core::store::checkpoint::SegmentState;
 
 use super::disk::Disk;
 use super::logs::PartitionMap;
+use super::now_ms;
 use super::partition::Partition;
+use super::segments::{Limits, records_of};
 use super::wal::files::sync_dir;
-use super::writer::now_ms;
 use crate::metrics::CleanerMetrics;
 
 /// Read at once, but for a batch that is larger.
@@ -228,7 +229,7 @@ impl Cleaner {
                 if header.next_offset() <= work.plan.dirty_from {
                     return Ok(true);
                 }
-                let noted = opened(header, batch)
+                let noted = records_of(header, batch)
                     .and_then(|records| Pass::note(&mut keys, header, &records).map_err(io::Error::other));
                 // A batch that cannot be read stays as it is, and has no say about others.
                 let noted = noted.unwrap_or(true);
@@ -299,7 +300,7 @@ impl Cleaner {
                 let is_last =
                     header.has_producer() && last_of.get(&header.producer_id) == Some(&header.last_offset());
                 let must_stay = is_last || header.next_offset() >= log_end;
-                let cleaned = opened(header, batch)
+                let cleaned = records_of(header, batch)
                     .and_then(|records| pass.clean(header, &records, must_stay).map_err(io::Error::other));
                 let cleaned = cleaned.unwrap_or_else(|e| {
                     cleaner.metrics.unreadable.inc();
@@ -314,7 +315,7 @@ impl Cleaner {
                     Cleaned::Gone => return Ok(true),
                     Cleaned::Kept => batch.clone(),
                     Cleaned::Rewritten(rewriter) => {
-                        let codec = codec_of(header)?;
+                        let codec = Codec::of(header.attributes)?;
                         let records = rewriter.records();
                         let packed =
                             if rewriter.count() == 0 { Vec::new() } else { codec.compress(records)? };
@@ -410,19 +411,6 @@ fn policy_of(partition: &Partition) -> Policy {
         min_dirty_ratio: f64::from(config.compaction.min_dirty_ratio) / 1e6,
         min_lag_ms: config.compaction.min_lag_ms,
         max_lag_ms: config.compaction.max_lag_ms,
-        segment_bytes: u64::try_from(config.segment_bytes).unwrap_or(1 << 30),
+        segment_bytes: Limits::of(config).bytes,
     }
-}
-
-fn codec_of(header: &BatchHeader) -> io::Result<Codec> {
-    Codec::of(header.attributes)
-}
-
-/// A batch's records, decompressed under a cap.
-fn opened(header: &BatchHeader, batch: &Bytes) -> io::Result<Bytes> {
-    if header.record_count == 0 {
-        return Ok(Bytes::new());
-    }
-    let records = batch.slice(HEADER_LEN..);
-    compression::decompress(codec_of(header)? as u8, &records)
 }

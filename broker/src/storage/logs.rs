@@ -20,12 +20,13 @@ use super::cleaner::Cleaner;
 pub use super::disk::Disk;
 use super::disk::LiveSettings;
 use super::durable;
+use super::now_ms;
 use super::partition::{Closed, OnDisk, Partition, Settings};
 use super::read::Reader;
 use super::segments::{Chunk, Limits, Segments};
 use super::wal::{self, DurableRun, Entry, Recovering, WalClient, WalError, WalOptions};
 pub use super::writer::CHECKPOINT_FILE;
-use super::writer::{SegmentWriter, now_ms};
+use super::writer::SegmentWriter;
 use crate::api::partitions::{Logs, PartitionReader};
 use crate::metrics::CleanerMetrics;
 
@@ -221,9 +222,7 @@ impl LogManager {
                         max_timestamp: run.max_timestamp,
                         now_ms: now_ms(),
                     };
-                    let bytes = u64::try_from(topic.config.segment_bytes).unwrap_or(1 << 30);
-                    let limits = Limits { bytes, age_ms: topic.config.segment_ms };
-                    segments.append(&chunk, &limits).map_err(io)?;
+                    segments.append(&chunk, &Limits::of(&topic.config)).map_err(io)?;
                 }
             }
             segments.sync().map_err(io)?;

@@ -13,3 +13,9 @@ pub mod segments;
 mod tail_cache;
 pub mod wal;
 mod writer;
+
+/// The time, in milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    since.as_millis() as i64
+}

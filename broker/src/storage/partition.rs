@@ -165,8 +165,7 @@ impl Partition {
         closed: Option<Closed>,
         on_disk: OnDisk,
     ) -> Arc<Partition> {
-        let uncopied = log.tail().from(log.segment_end().max(log.tail().start()));
-        let uncopied_bytes = uncopied.map(|run| u64::from(run.span.len)).sum();
+        let uncopied_bytes = uncopied(&log);
         let (pending, starts) = (VecDeque::new(), VecDeque::new());
         let state = State { log, pending, starts, closed, committed_bytes: 0, uncopied_bytes };
         Arc::new(Partition {
@@ -350,9 +349,9 @@ impl Partition {
     /// What is to be judged by retention: closed and open segments, then what is in the write-ahead log alone, up to the
     /// high watermark.
     pub(super) fn stretches(&self) -> Vec<Stretch> {
-        let (segments, closed) = {
+        let (segments, active_base) = {
             let on_disk = self.on_disk();
-            (on_disk.segments.states(), on_disk.segments.closed())
+            (on_disk.segments.states(), on_disk.segments.active_base())
         };
         let state = self.state();
         let (segment_end, limit) = (state.log.segment_end(), state.log.high_watermark());
@@ -361,7 +360,7 @@ impl Partition {
             bytes: s.bytes,
             max_timestamp: s.max_timestamp,
             written_ms: Some(s.written_ms).filter(|ms| *ms >= 0),
-            is_closed_segment: closed.contains(s),
+            is_closed_segment: Some(s.base_offset) != active_base,
         });
         let tail = state.log.tail();
         let in_wal = tail.from(segment_end.max(tail.start())).filter(|run| run.base_offset >= segment_end);
@@ -468,14 +467,18 @@ impl Partition {
     }
 }
 
+/// Durable bytes of a log that are in no segment yet.
+fn uncopied(log: &PartitionLog) -> u64 {
+    let runs = log.tail().from(log.segment_end().max(log.tail().start()));
+    runs.map(|run| u64::from(run.span.len)).sum()
+}
+
 impl State {
     /// A new log start is durable.
     fn started_at(&mut self, offset: Offset) -> Result<(), LogError> {
         let waiter = self.starts.pop_front();
         self.log.log_start_to(offset)?;
-        let tail = self.log.tail();
-        let rest = tail.from(self.log.segment_end().max(tail.start()));
-        self.uncopied_bytes = rest.map(|run| u64::from(run.span.len)).sum();
+        self.uncopied_bytes = uncopied(&self.log);
         if let Some(tell) = waiter.flatten() {
             // Whoever asked may have gone away.
             let _ = tell.send(());

@@ -12,7 +12,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use chronik_client::compression;
 use chronik_core::ids::Offset;
+use chronik_core::metadata::TopicConfig;
 use chronik_core::record_batch::{BatchError, BatchHeader, Batches, Crc, HEADER_LEN};
 use chronik_core::store::checkpoint::SegmentState;
 
@@ -35,6 +37,13 @@ pub struct Limits {
     pub bytes: u64,
     /// `segment.ms`: from the first batch's time to that of the next.
     pub age_ms: i64,
+}
+
+impl Limits {
+    pub fn of(config: &TopicConfig) -> Limits {
+        let bytes = u64::try_from(config.segment_bytes).unwrap_or(1 << 30);
+        Limits { bytes, age_ms: config.segment_ms }
+    }
 }
 
 /// Whole batches, to be appended at once.
@@ -149,13 +158,18 @@ impl Segments {
         self.segments.values().next_back().map_or(0, |s| s.state.end_offset)
     }
 
-    /// The base of the file that batches are added to, if there is one.
-    fn active_base(&self) -> Option<Offset> {
+    /// The file that batches are added to, if there is one.
+    fn active(&self) -> Option<&SegmentState> {
         match &self.unsynced {
-            Some(state) => Some(state.base_offset),
+            Some(state) => Some(state),
             None if self.sealed => None,
-            None => self.segments.keys().next_back().copied(),
+            None => self.segments.values().next_back().map(|s| &s.state),
         }
+    }
+
+    /// Where that file begins.
+    pub fn active_base(&self) -> Option<Offset> {
+        self.active().map(|state| state.base_offset)
     }
 
     /// Synced segments that nothing is added to any more, oldest first.
@@ -220,18 +234,13 @@ impl Segments {
     /// Appends whole batches behind everything written so far. Nothing counts before [`Segments::sync`].
     pub fn append(&mut self, chunk: &Chunk<'_>, limits: &Limits) -> io::Result<()> {
         let Chunk { bytes, first, next, max_timestamp, .. } = *chunk;
-        let newest = match &self.unsynced {
-            Some(state) => Some(state.clone()),
-            None if self.sealed => None,
-            None => self.segments.values().next_back().map(|s| s.state.clone()),
-        };
         let is_young = |s: &SegmentState| {
             s.first_timestamp < 0 || max_timestamp.saturating_sub(s.first_timestamp) <= limits.age_ms
         };
         let fits =
             |s: &SegmentState| s.bytes == 0 || (s.bytes + bytes.len() as u64 <= limits.bytes && is_young(s));
-        let mut state = match newest {
-            Some(state) if fits(&state) => state,
+        let mut state = match self.active() {
+            Some(state) if fits(state) => state.clone(),
             _ => {
                 self.sync()?;
                 let (first_timestamp, begun_ms) = (chunk.first_timestamp, chunk.now_ms);
@@ -350,6 +359,14 @@ impl Segments {
             _ => Ok(()),
         }
     }
+}
+
+/// The records of a batch, decompressed under a cap.
+pub fn records_of(header: &BatchHeader, batch: &Bytes) -> io::Result<Bytes> {
+    if header.record_count == 0 {
+        return Ok(Bytes::new());
+    }
+    compression::decompress(header.attributes, &batch.slice(HEADER_LEN..))
 }
 
 impl Segment {

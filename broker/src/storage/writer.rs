@@ -20,6 +20,7 @@ use chronik_core::store::checkpoint::{Checkpoint, PartitionState};
 use super::disk::Disk;
 use super::durable;
 use super::logs::PartitionMap;
+use super::now_ms;
 use super::partition::Partition;
 use super::segments::{Chunk, Limits};
 
@@ -260,7 +261,7 @@ impl SegmentWriter {
         if partition.is_deleted() {
             return Ok(());
         }
-        let limits = limits_of(partition);
+        let limits = Limits::of(&partition.settings().topic);
         let chunk_bytes = CHUNK_BYTES.min(usize::try_from(limits.bytes / 2).unwrap_or(CHUNK_BYTES)).max(1);
         // An attempt that failed behind a roll has left batches synced that the log does not know of yet.
         let (mut producers, synced_end) = (partition.segment_producers(), partition.on_disk().segments.end());
@@ -346,18 +347,6 @@ impl SegmentWriter {
             tracing::info!(free_bytes = free, "there is space again: produce is accepted");
         }
     }
-}
-
-/// When a segment of the partition is full.
-pub(super) fn limits_of(partition: &Partition) -> Limits {
-    let config = &partition.settings().topic;
-    let bytes = u64::try_from(config.segment_bytes).unwrap_or(1 << 30);
-    Limits { bytes, age_ms: config.segment_ms }
-}
-
-pub(super) fn now_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    since.as_millis() as i64
 }
 
 fn state_of(partition: &Partition) -> PartitionState {
