@@ -1,14 +1,12 @@
 //! `chronik segment`: what lies in a partition's segment files, for a person to read.
 
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use chronik_client::compression::Codec;
-use chronik_core::record_batch::{BatchError, BatchHeader, Batches, Crc, RecordIter};
+use chronik_core::record_batch::{BatchHeader, RecordIter};
 use clap::{Args, Subcommand};
 
 use crate::storage::segments;
@@ -40,9 +38,6 @@ enum SegmentCommand {
         paths: Vec<PathBuf>,
     },
 }
-
-/// Read at once, but for a batch that is larger.
-const READ_BYTES: usize = 1 << 20;
 
 pub fn run(args: SegmentArgs) -> Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
@@ -88,37 +83,15 @@ struct Walked {
 }
 
 fn walk(path: &Path, sink: &mut dyn FnMut(u64, &BatchHeader, &Bytes) -> Result<()>) -> Result<Walked> {
-    let place = || format!("cannot read {}", path.display());
-    let file = File::open(path).with_context(place)?;
-    let len = file.metadata().with_context(place)?.len();
+    let len = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
     let mut walked = Walked::default();
-    let mut want = READ_BYTES;
-    while walked.bytes < len {
-        let mut buf = vec![0; want.min((len - walked.bytes) as usize)];
-        file.read_exact_at(&mut buf, walked.bytes).with_context(place)?;
-        let buf = Bytes::from(buf);
-        let at = walked.bytes;
-        let mut whole = 0;
-        for found in Batches::new(&buf, Crc::Check) {
-            let (header, range) = match found {
-                Ok(found) => found,
-                Err(BatchError::Truncated { .. }) if at + (buf.len() as u64) < len => break,
-                Err(e) => {
-                    walked.rest = Some(format!("byte {}: {e}", at + whole as u64));
-                    break;
-                }
-            };
-            whole = range.end;
-            walked.batches += 1;
-            walked.records += u64::from(header.record_count.unsigned_abs());
-            sink(at + range.start as u64, &header, &buf.slice(range))?;
-        }
-        walked.bytes += whole as u64;
-        if walked.rest.is_some() {
-            break;
-        }
-        want = if whole == 0 { want.saturating_mul(4) } else { READ_BYTES };
-    }
+    let damage = segments::walk(path, len, &mut |at, header, batch| {
+        walked.batches += 1;
+        walked.records += u64::from(header.record_count.unsigned_abs());
+        walked.bytes = at + batch.len() as u64;
+        sink(at, header, batch).map(|()| true)
+    })?;
+    walked.rest = damage.map(|damage| damage.to_string());
     Ok(walked)
 }
 

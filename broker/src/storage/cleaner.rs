@@ -16,19 +16,19 @@ use bytes::Bytes;
 use chronik_client::compression::Codec;
 use chronik_core::compaction::{Cleaned, Closed, KeyOffsets, Pass, Plan, Policy, groups, plan};
 use chronik_core::ids::{Offset, ProducerId, TopicIdPartition};
-use chronik_core::record_batch::{BatchHeader, Batches, Crc, NO_TIMESTAMP};
+use chronik_core::record_batch::{BatchHeader, NO_TIMESTAMP};
 use chronik_core::store::checkpoint::SegmentState;
 
 use super::disk::Disk;
 use super::logs::PartitionMap;
 use super::now_ms;
 use super::partition::Partition;
-use super::segments::{Limits, records_of};
+use super::segments::{Limits, files_of, index, records_of, walk};
 use super::wal::files::sync_dir;
 use crate::metrics::CleanerMetrics;
 
-/// Read at once, but for a batch that is larger.
-const READ_BYTES: usize = 1 << 20;
+/// The pace is looked at after so many bytes.
+const PACE_BYTES: u64 = 256 << 10;
 /// A partition whose records could not be read is left alone for so long.
 const AFTER_AN_ERROR: Duration = Duration::from_secs(600);
 const AFTER_A_RACE: Duration = Duration::from_secs(5);
@@ -78,6 +78,8 @@ pub struct Cleaner {
     failed: HashMap<TopicIdPartition, Instant>,
     /// Bytes read and written since `paced_from`.
     moved: u64,
+    /// How much had moved when the pace was looked at.
+    paced_at: u64,
     paced_from: Instant,
     seed: u64,
 }
@@ -101,6 +103,7 @@ impl Cleaner {
             metrics,
             failed: HashMap::new(),
             moved: 0,
+            paced_at: 0,
             paced_from: Instant::now(),
             seed: uuid::Uuid::new_v4().as_u64_pair().0,
         };
@@ -192,8 +195,9 @@ impl Cleaner {
             if !partition.on_disk().segments.replace(old, written.as_slice()) {
                 // Retention, or the topic's deletion, was faster.
                 if let Some(new) = &written {
-                    let path = partition.on_disk().segments.path_of(new);
-                    std::fs::remove_file(&path).or_else(gone_already)?;
+                    for path in files_of(partition.on_disk().segments.path_of(new)) {
+                        std::fs::remove_file(&path).or_else(gone_already)?;
+                    }
                 }
                 return Ok(());
             }
@@ -279,6 +283,8 @@ impl Cleaner {
             return Ok(None);
         }
         sync_dir(&dir)?;
+        // While the file is in memory; whoever reads it would have to otherwise.
+        index::complete(&path, new.bytes)?;
         Ok(Some(new))
     }
 
@@ -344,39 +350,25 @@ impl Cleaner {
         each: &mut dyn FnMut(&mut Cleaner, &BatchHeader, &Bytes) -> io::Result<bool>,
     ) -> Result<(), Ended> {
         let path = partition.on_disk().segments.path_of(segment);
-        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
-        let file = File::open(&path).map_err(named)?;
-        let (mut at, mut want) = (0, READ_BYTES);
-        while at < segment.bytes {
-            let mut buf = vec![0; want.min((segment.bytes - at) as usize)];
-            file.read_exact_at(&mut buf, at).map_err(named)?;
-            let buf = Bytes::from(buf);
-            let mut whole = 0;
-            for found in Batches::new(&buf, Crc::Check) {
-                let (header, range) = match found {
-                    Ok(found) => found,
-                    Err(chronik_core::record_batch::BatchError::Truncated { .. }) => break,
-                    Err(e) => return Err(named(io::Error::other(format!("at byte {at}: {e}"))).into()),
-                };
-                whole = range.end;
-                if !each(self, &header, &buf.slice(range)).map_err(named)? {
-                    return Ok(());
-                }
-            }
-            if whole == 0 && buf.len() as u64 == segment.bytes - at {
-                return Err(named(io::Error::other(format!("a batch is cut short at byte {at}"))).into());
-            }
-            // A batch larger than what was read is read again, alone.
-            want = if whole == 0 { want.saturating_mul(4) } else { READ_BYTES };
-            at += whole as u64;
-            self.moved += whole as u64;
+        let damage = walk(&path, segment.bytes, &mut |_, header, batch| {
+            let go_on = each(self, header, batch)?;
+            self.moved += batch.len() as u64;
             self.pace()?;
+            Ok::<_, Ended>(go_on)
+        })?;
+        match damage {
+            None => Ok(()),
+            Some(damage) => Err(damage.in_file(&path).into()),
         }
-        Ok(())
     }
 
     /// Keeps to `log.cleaner.io.max.bytes.per.second`.
     fn pace(&mut self) -> Result<(), Ended> {
+        // A clock is not asked for every small batch.
+        if self.moved < self.paced_at + PACE_BYTES {
+            return Ok(());
+        }
+        self.paced_at = self.moved;
         let rate = self.disk.live.load().cleaner_bytes_per_second.max(1);
         let due = Duration::from_secs_f64(self.moved as f64 / rate as f64);
         let early = due.saturating_sub(self.paced_from.elapsed());
@@ -384,7 +376,7 @@ impl Cleaner {
             return Err(Ended::Stopped);
         }
         if self.paced_from.elapsed() > Duration::from_secs(1) {
-            (self.moved, self.paced_from) = (0, Instant::now());
+            (self.moved, self.paced_at, self.paced_from) = (0, 0, Instant::now());
         }
         Ok(())
     }

@@ -384,7 +384,7 @@ impl Partition {
 
     /// Bytes of the log, wherever they are.
     pub fn size_bytes(&self) -> u64 {
-        let in_segments: u64 = self.on_disk().segments.states().iter().map(|s| s.bytes).sum();
+        let in_segments = self.on_disk().segments.bytes();
         in_segments + self.uncopied_bytes()
     }
 
@@ -430,16 +430,27 @@ impl Partition {
         runs
     }
 
-    /// The producers' state at the end of the segments. Records that were deleted before they reached a segment have
-    /// left their mark on the log's own state alone.
+    /// The producers' state at the end of the segments, or behind it where an earlier attempt got further. Records that
+    /// were deleted before they reached a segment have left their mark on the log's own state alone.
     pub(super) fn segment_producers(&self) -> ProducerStateMap {
+        self.copied().0
+    }
+
+    /// The producers' state at the end of the segments, and that end: both of one moment, since a deletion moves the end.
+    pub(super) fn copied(&self) -> (ProducerStateMap, Offset) {
         let on_disk = self.on_disk();
         let state = self.state();
         let end = state.log.segment_end();
-        match on_disk.producers.end_offset() {
+        let producers = match on_disk.producers.end_offset() {
             known if known >= end => on_disk.producers.clone(),
             _ => state.log.producers().clone().truncated(end),
-        }
+        };
+        (producers, end)
+    }
+
+    /// The producers' state at `offset` as the log knows it, which has seen also what was deleted since.
+    pub(super) fn producers_at(&self, offset: Offset) -> ProducerStateMap {
+        self.state().log.producers().clone().truncated(offset)
     }
 
     /// Everything below `end` is in synced segments: so many bytes more than before.

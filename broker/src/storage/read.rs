@@ -236,17 +236,9 @@ impl Partition {
     ) -> io::Result<Option<TimestampAndOffset>> {
         let mut at = from;
         loop {
-            let place = {
-                let mut on_disk = self.on_disk();
-                match on_disk.segments.find_time(timestamp, at) {
-                    Some(start) if start < up_to => {
-                        at = start;
-                        on_disk.segments.find(start)?
-                    }
-                    _ => None,
-                }
-            };
-            let Some(place) = place else { return Ok(None) };
+            let found = self.on_disk().segments.find_time(timestamp, at)?;
+            let Some((place, start)) = found.filter(|(_, start)| *start < up_to) else { return Ok(None) };
+            at = start;
             let bytes = segments::read(&place, at, up_to, SEARCH_BYTES, true)?;
             if let Some(found) = find_timestamp(&bytes, timestamp, at, up_to) {
                 return Ok(Some(found));
@@ -256,8 +248,8 @@ impl Partition {
             match next {
                 Some(next) if next > at => at = next,
                 // Nothing more in this segment below `up_to`: the next one, if any.
-                _ => match self.on_disk().segments.segment_at(at) {
-                    Some(segment) if segment.end_offset > at => at = segment.end_offset,
+                _ => match self.on_disk().segments.end_of_segment_at(at) {
+                    Some(end) if end > at => at = end,
                     _ => return Ok(None),
                 },
             }

@@ -248,7 +248,13 @@ impl SegmentWriter {
         let position = Checkpoint::position_for(delivered, all.values().filter_map(|p| p.oldest_needed()));
         let partitions = all.values().map(|p| (p.id, state_of(p))).collect();
         let checkpoint = Checkpoint { position, partitions };
-        durable::replace(&self.disk.data_dir, CHECKPOINT_FILE, &checkpoint.encode())?;
+        let bytes = checkpoint.encode();
+        durable::replace_on_full_disk(&self.disk.data_dir, CHECKPOINT_FILE, &bytes)?;
+        if self.disk.refuses_produce().is_none()
+            && let Err(e) = durable::set_aside(&self.disk.data_dir, CHECKPOINT_FILE, bytes.len())
+        {
+            tracing::debug!("no room can be set aside for the checkpoint: {e}");
+        }
         self.graves.append(&mut self.condemned);
         self.house_kept = false;
         self.disk.wal.recycle(position);
@@ -263,9 +269,9 @@ impl SegmentWriter {
         }
         let limits = Limits::of(&partition.settings().topic);
         let chunk_bytes = CHUNK_BYTES.min(usize::try_from(limits.bytes / 2).unwrap_or(CHUNK_BYTES)).max(1);
+        let (mut producers, mut next) = partition.copied();
         // An attempt that failed behind a roll has left batches synced that the log does not know of yet.
-        let (mut producers, synced_end) = (partition.segment_producers(), partition.on_disk().segments.end());
-        let mut next = partition.state().log.segment_end();
+        let synced_end = partition.on_disk().segments.end();
         let mut copied = 0;
         loop {
             let started = Instant::now();
@@ -285,6 +291,10 @@ impl SegmentWriter {
                         io::Error::other(format!("WAL position {} was recycled too early", run.span.position))
                     })?,
                 };
+                if run.base_offset > next {
+                    // What lay between was deleted meanwhile, and never comes by here.
+                    producers = partition.producers_at(run.base_offset);
+                }
                 for (header, _) in Batches::new(&bytes, Crc::Skip).flatten() {
                     producers.apply(&header, header.max_timestamp);
                 }
