@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::batch::{Writer, encode};
-use super::journal::{Journal, record_for};
+use super::journal::Journal;
 use super::kafka::Connection;
 use super::load::{KINDS, Producer, Signals};
 use super::process::{Running, Spec};
+use super::records::record_for;
 use super::rounds::sync_dir;
 use crate::mount::{Mounted, Shared};
 use crate::seed::Seed;
