@@ -4,6 +4,7 @@ pub mod batch;
 pub mod compacted;
 pub mod evidence;
 pub mod faults;
+mod full;
 pub mod journal;
 pub mod kafka;
 pub mod load;
