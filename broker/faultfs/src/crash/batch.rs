@@ -22,20 +22,36 @@ impl Writer {
     pub const PLAIN: Self = Self { producer_id: -1, epoch: -1, sequence: -1 };
 }
 
-/// One record. Headers are left out; they are only more bytes to the broker.
+/// One record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     pub key: Option<Vec<u8>>,
-    pub value: Vec<u8>,
+    /// Without one it is a tombstone.
+    pub value: Option<Vec<u8>>,
+    /// Names, which may be there twice, and values.
+    pub headers: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// A batch as read back.
 #[derive(Debug)]
 pub struct ReadBatch {
-    /// The offset of the first record.
+    /// The offset of the first record, when it was written.
     pub base_offset: i64,
+    /// The offset behind the last record, when it was written.
+    pub next_offset: i64,
     pub writer: Writer,
+    /// Those that are left, and by how much their offsets are above the first one's, ascending.
     pub records: Vec<Record>,
+    pub deltas: Vec<i64>,
+    /// Its size.
+    pub bytes: u64,
+}
+
+impl ReadBatch {
+    /// Nothing was compacted away.
+    pub fn is_whole(&self) -> bool {
+        self.records.len() as i64 == self.next_offset - self.base_offset
+    }
 }
 
 /// One uncompressed batch of `records`, all with the same timestamp.
@@ -45,16 +61,13 @@ pub fn encode(records: &[Record], writer: Writer, timestamp_ms: i64) -> Vec<u8> 
         let mut one = vec![0u8];
         varint(&mut one, 0);
         varint(&mut one, index as i64);
-        match &record.key {
-            Some(key) => {
-                varint(&mut one, key.len() as i64);
-                one.extend(key);
-            }
-            None => varint(&mut one, -1),
+        field(&mut one, record.key.as_deref());
+        field(&mut one, record.value.as_deref());
+        varint(&mut one, record.headers.len() as i64);
+        for (name, value) in &record.headers {
+            field(&mut one, Some(name));
+            field(&mut one, Some(value));
         }
-        varint(&mut one, record.value.len() as i64);
-        one.extend(&record.value);
-        varint(&mut one, 0);
         varint(&mut body, one.len() as i64);
         body.extend(one);
     }
@@ -115,25 +128,31 @@ fn decode(base_offset: i64, bytes: &[u8]) -> Result<ReadBatch> {
     let writer =
         Writer { producer_id: at.i64()?, epoch: i16::from_be_bytes(at.array()?), sequence: at.i32()? };
     let count = at.i32()?;
-    ensure!(
-        count == last_delta + 1,
-        "batch at offset {base_offset}: {count} records, last delta {last_delta}"
-    );
-    let mut records = Vec::new();
-    for index in 0..i64::from(count) {
+    let (mut records, mut deltas) = (Vec::new(), Vec::new());
+    for _ in 0..count {
         let length = at.varint()?;
         let mut one = Cursor { bytes: at.take(usize::try_from(length)?)? };
         one.take(1)?;
         one.varint()?;
         let delta = one.varint()?;
-        ensure!(delta == index, "batch at offset {base_offset}: record {index} has offset delta {delta}");
+        let above = deltas.last().map_or(0, |last| last + 1);
+        ensure!(
+            (above..=i64::from(last_delta)).contains(&delta),
+            "batch at offset {base_offset}: offset delta {delta}, {above} to {last_delta} expected"
+        );
         let key = one.field()?;
-        let value = one.field()?.unwrap_or_default();
-        ensure!(one.varint()? == 0 && one.bytes.is_empty(), "batch at offset {base_offset}: unknown headers");
-        records.push(Record { key, value });
+        let value = one.field()?;
+        let mut headers = Vec::new();
+        for _ in 0..one.varint()? {
+            headers.push((one.field()?.unwrap_or_default(), one.field()?.unwrap_or_default()));
+        }
+        ensure!(one.bytes.is_empty(), "batch at offset {base_offset}: bytes behind a record's headers");
+        records.push(Record { key, value, headers });
+        deltas.push(delta);
     }
     ensure!(at.bytes.is_empty(), "batch at offset {base_offset}: {} bytes too many", at.bytes.len());
-    Ok(ReadBatch { base_offset, writer, records })
+    let next_offset = base_offset + i64::from(last_delta) + 1;
+    Ok(ReadBatch { base_offset, next_offset, writer, records, deltas, bytes: bytes.len() as u64 })
 }
 
 struct Cursor<'a> {
@@ -181,6 +200,11 @@ impl<'a> Cursor<'a> {
     }
 }
 
+fn field(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
+    varint(out, bytes.map_or(-1, |bytes| bytes.len() as i64));
+    out.extend(bytes.unwrap_or_default());
+}
+
 fn varint(out: &mut Vec<u8>, value: i64) {
     let mut rest = ((value << 1) ^ (value >> 63)) as u64;
     while rest >= 0x80 {
@@ -196,9 +220,9 @@ mod tests {
 
     fn records() -> Vec<Record> {
         vec![
-            Record { key: None, value: vec![1; 300] },
-            Record { key: Some(b"k".to_vec()), value: vec![] },
-            Record { key: Some(vec![]), value: b"v".to_vec() },
+            Record { key: None, value: Some(vec![1; 300]), headers: vec![] },
+            Record { key: Some(b"k".to_vec()), value: Some(vec![]), headers: vec![(vec![1], vec![]); 2] },
+            Record { key: Some(vec![]), value: None, headers: vec![] },
         ]
     }
 
@@ -214,6 +238,8 @@ mod tests {
         assert_eq!(batches[0].base_offset, 500);
         assert_eq!(batches[0].writer, writer);
         assert_eq!(batches[0].records, records());
+        assert_eq!((batches[0].next_offset, batches[0].bytes), (503, bytes.len() as u64));
+        assert!(batches[0].is_whole());
     }
 
     #[test]

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::batch::{Writer, encode};
-use super::journal::{Journal, record_for};
+use super::full;
+use super::journal::Journal;
 use super::kafka::Connection;
 use super::load::{KINDS, Producer, Signals};
 use super::process::{Running, Spec};
+use super::records::record_for;
 use super::rounds::sync_dir;
 use crate::mount::{Mounted, Shared};
 use crate::seed::Seed;
@@ -40,9 +42,10 @@ pub struct Bed {
 pub type Test = (&'static str, fn(&Bed) -> Result<String>);
 
 /// All of them.
-pub const TESTS: [Test; 12] = [
+pub const TESTS: [Test; 13] = [
     ("a disk below its reserve", |bed| full_disk(bed, 64 * MIB)),
     ("a disk without a free byte", |bed| full_disk(bed, 0)),
+    ("a full disk, and the broker is killed", full::killed_while_full),
     ("a failing flush, io_uring", |bed| failing_disk(bed, "required", Failure::Flush)),
     ("a failing flush, pwrite", |bed| failing_disk(bed, "disabled", Failure::Flush)),
     ("a failing write, io_uring", |bed| failing_disk(bed, "required", Failure::Write)),
@@ -71,7 +74,7 @@ impl Bed {
     }
 
     /// A broker on an empty file system of the test's own.
-    fn on_mount(&self) -> Result<(Mounted, Spec)> {
+    pub(super) fn on_mount(&self) -> Result<(Mounted, Spec)> {
         if let Some(why) = crate::mount::unavailable() {
             bail!("this test mounts a file system: {why}");
         }
@@ -86,19 +89,19 @@ impl Bed {
 }
 
 /// Producers in the background, with their journal.
-struct Load {
-    journal: Journal,
+pub(super) struct Load {
+    pub journal: Journal,
     producers: Vec<Producer>,
 }
 
 impl Load {
-    fn new(bed: &Bed) -> Self {
+    pub fn new(bed: &Bed) -> Self {
         let producers = KINDS.iter().enumerate().map(|(n, kind)| Producer::new(n, *kind, bed.seed)).collect();
         Self { journal: Journal::new(bed.seed, KINDS.len()), producers }
     }
 
     /// Loads the broker while `during` runs, and then stops in peace.
-    fn run<T>(&mut self, spec: &Spec, during: impl FnOnce(&Signals) -> Result<T>) -> Result<T> {
+    pub fn run<T>(&mut self, spec: &Spec, during: impl FnOnce(&Signals) -> Result<T>) -> Result<T> {
         let signals = Signals::default();
         let address = spec.address();
         let result = std::thread::scope(|scope| {
@@ -116,7 +119,7 @@ impl Load {
     }
 
     /// Everything acknowledged is there.
-    fn verify(&mut self, running: &Running) -> Result<()> {
+    pub fn verify(&mut self, running: &Running) -> Result<()> {
         let mut broker = Connection::open(&running.spec().address())?;
         running.wait_leaders(&mut broker)?;
         let verdict = self.journal.verify(&mut broker);
@@ -345,7 +348,7 @@ fn wait_closed(mut stream: TcpStream) -> Result<()> {
     }
 }
 
-fn wait(what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
+pub(super) fn wait(what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         ensure!(Instant::now() < deadline, "waited in vain until {what}");

@@ -7,6 +7,8 @@
 //! - are the offsets dense?
 //! - is everything still there that an earlier check has read? (What a consumer has seen is committed, even if
 //!   its producer never got the answer.)
+//!
+//! Where a log may begin is looked after by [`Starts`]; compacted logs have a check of their own ([`compacted`]).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,43 +16,15 @@ use std::fmt;
 use anyhow::Result;
 
 use super::batch::{ReadBatch, Record, Writer};
+use super::compacted::{self, Tables};
 use super::kafka::Connection;
-use crate::seed::Seed;
+use super::readback::{Log, read_log};
+use super::records::{Id, identify, record_for};
+use super::starts::Starts;
+use super::topics::Part;
 
-/// The topics of the test, each with the WAL profile it gets from a broker that knows such.
-pub const TOPICS: [(&str, &str); 3] =
-    [("crash-low", "low"), ("crash-high", "high"), ("crash-ultra", "ultra")];
-/// Partitions of each topic.
-pub const PARTITIONS: usize = 3;
 /// Problems that are listed one by one; the rest is only counted.
 const LISTED: usize = 12;
-
-/// A partition of one of [`TOPICS`], counted through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Part(pub usize);
-
-impl Part {
-    /// All partitions.
-    pub fn all() -> impl Iterator<Item = Self> {
-        (0..TOPICS.len() * PARTITIONS).map(Self)
-    }
-
-    /// Its topic's name.
-    pub fn topic(self) -> &'static str {
-        TOPICS[self.0 / PARTITIONS].0
-    }
-
-    /// Its number within the topic.
-    pub fn partition(self) -> i32 {
-        (self.0 % PARTITIONS) as i32
-    }
-}
-
-impl fmt::Display for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.topic(), self.partition())
-    }
-}
 
 /// What a producer knows of a batch it sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,9 +73,6 @@ impl History {
     }
 }
 
-/// A record by its producer and its number.
-type Id = (usize, u64);
-
 /// What is wrong with a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
@@ -143,7 +114,8 @@ impl Verdict {
         self.lost + self.duplicates + self.wrong == 0
     }
 
-    fn add(&mut self, problem: Problem) {
+    /// Counts a problem.
+    pub fn add(&mut self, problem: Problem) {
         match &problem {
             Problem::Lost(records, _) => self.lost += records,
             Problem::Duplicate(_) => self.duplicates += 1,
@@ -160,13 +132,18 @@ impl Verdict {
 pub struct Journal {
     seed: u64,
     pub producers: Vec<History>,
-    seen: BTreeMap<Part, Vec<Id>>,
+    pub starts: Starts,
+    pub tables: Tables,
+    /// By partition, where it began and who was at each offset from there on.
+    seen: BTreeMap<Part, (i64, Vec<Id>)>,
 }
 
 impl Journal {
     /// Nothing sent yet.
     pub fn new(seed: u64, producers: usize) -> Self {
-        Self { seed, producers: vec![History::default(); producers], seen: BTreeMap::new() }
+        let producers = vec![History::default(); producers];
+        let (starts, tables) = (Starts::default(), Tables::default());
+        Self { seed, producers, starts, tables, seen: BTreeMap::new() }
     }
 
     /// Records acknowledged so far.
@@ -201,9 +178,16 @@ impl Journal {
                 }
             };
             starts.insert(part, log.start);
+            self.starts.check(part, &log, &mut verdict);
+            if part.life().is_compacted() {
+                let (seed, producers, tables) = (self.seed, &self.producers, &mut self.tables);
+                compacted::check(part, &log, seed, producers, tables, &mut verdict);
+                continue;
+            }
             let ids = self.check_log(part, &log, &mut found, &mut verdict);
             self.check_seen(part, &log, &ids, &mut verdict);
-            self.seen.insert(part, ids);
+            let from = log.batches.first().map_or(log.start, |batch| batch.base_offset);
+            self.seen.insert(part, (from, ids));
         }
         self.check_acked(&found, &starts, &mut verdict);
         self.settle(&found, &starts);
@@ -214,7 +198,8 @@ impl Journal {
     fn settle(&mut self, found: &[Vec<Option<i64>>], starts: &BTreeMap<Part, i64>) {
         for (history, found) in self.producers.iter_mut().zip(found) {
             for (sent, found) in history.batches.iter_mut().zip(found).skip(history.checked) {
-                let read = starts.contains_key(&sent.part);
+                // What is not in a compacted log may have been there.
+                let read = starts.contains_key(&sent.part) && !sent.part.life().is_compacted();
                 if read && sent.fate == Fate::InDoubt && sent.writer == Writer::PLAIN && found.is_none() {
                     sent.fate = Fate::Gone;
                 }
@@ -232,13 +217,14 @@ impl Journal {
         verdict: &mut Verdict,
     ) -> Vec<Id> {
         let mut ids = Vec::new();
-        let mut next = log.start;
+        // Deleted records may be a part of the first batch.
+        let mut next = log.batches.first().map_or(log.start, |batch| batch.base_offset.min(log.start));
         for batch in &log.batches {
             let at = batch.base_offset;
-            if at != next {
+            if at != next || !batch.is_whole() {
                 verdict.add(Problem::Wrong(format!("{part}: offset {next} expected, {at} found")));
             }
-            next = at + batch.records.len() as i64;
+            next = batch.next_offset;
             verdict.read += batch.records.len() as u64;
             let Some((producer, index)) = self.find(batch) else {
                 verdict.add(Problem::Wrong(format!("{part}@{at}: records that nobody sent")));
@@ -273,11 +259,18 @@ impl Journal {
 
     /// Nothing has gone that was there to be read before.
     fn check_seen(&self, part: Part, log: &Log, ids: &[Id], verdict: &mut Verdict) {
-        let Some(before) = self.seen.get(&part) else { return };
-        if log.start == 0 && !ids.starts_with(before) {
-            let same = before.iter().zip(ids).take_while(|(a, b)| a == b).count();
+        let Some((began, before)) = self.seen.get(&part) else { return };
+        let from = log.batches.first().map_or(log.start, |batch| batch.base_offset).max(*began);
+        let behind = |first: i64, ids: &[Id]| {
+            ids.iter().skip(usize::try_from(from - first).unwrap_or(0)).copied().collect::<Vec<_>>()
+        };
+        let before = behind(*began, before);
+        let now = behind(log.batches.first().map_or(from, |batch| batch.base_offset), ids);
+        if !now.starts_with(&before) {
+            let same = before.iter().zip(&now).take_while(|(a, b)| a == b).count();
             let gone = (before.len() - same) as u64;
-            let what = format!("{part}: read before, and gone or changed from offset {same} on");
+            let what =
+                format!("{part}: read before, and gone or changed from offset {} on", from + same as i64);
             verdict.add(Problem::Lost(gone, what));
         }
     }
@@ -285,11 +278,12 @@ impl Journal {
     /// Every acknowledged batch is where it was acknowledged.
     fn check_acked(&self, found: &[Vec<Option<i64>>], starts: &BTreeMap<Part, i64>, verdict: &mut Verdict) {
         for (producer, history) in self.producers.iter().enumerate() {
-            for (sent, found) in history.batches.iter().zip(&found[producer]) {
+            let batches = history.batches.iter().zip(&found[producer]);
+            for (sent, found) in batches.filter(|(sent, _)| !sent.part.life().is_compacted()) {
                 let start = starts.get(&sent.part).copied().unwrap_or(0);
                 let right = match sent.fate {
                     Fate::InDoubt | Fate::Gone => true,
-                    Fate::Acked(offset) => *found == Some(offset) || offset < start,
+                    Fate::Acked(offset) => *found == Some(offset) || offset + sent.count as i64 <= start,
                     Fate::AckedSomewhere => found.is_some() || start > 0,
                 };
                 if !right {
@@ -312,54 +306,6 @@ impl Journal {
     }
 }
 
-/// A partition's log as read.
-#[derive(Debug, Default)]
-struct Log {
-    start: i64,
-    end: i64,
-    batches: Vec<ReadBatch>,
-}
-
-fn read_log(broker: &mut Connection, part: Part) -> Result<Log> {
-    let (topic, partition) = (part.topic(), part.partition());
-    let start = broker.offset(topic, partition, -2)?;
-    let end = broker.offset(topic, partition, -1)?;
-    let mut batches = Vec::new();
-    let mut next = start;
-    while next < end {
-        let more = broker.fetch(topic, partition, next)?;
-        anyhow::ensure!(!more.is_empty(), "nothing to read at {next}, though the log ends at {end}");
-        for batch in more {
-            // A fetch may begin with a batch that begins before the offset asked for.
-            if batch.base_offset + batch.records.len() as i64 > next {
-                next = batch.base_offset + batch.records.len() as i64;
-                batches.push(batch);
-            }
-        }
-    }
-    Ok(Log { start, end, batches })
-}
-
-/// The record that a producer sends under a number: its name in the first 12 bytes, then seeded bytes.
-pub fn record_for(seed: u64, producer: usize, record: u64) -> Record {
-    let mut bytes = Seed::new(seed).fork(((producer as u64) << 40) ^ record);
-    let key = bytes.one_in(3).then(|| record.to_le_bytes().to_vec());
-    // Mostly small, now and then larger than a block.
-    let filler = if bytes.one_in(50) { bytes.between(4_000, 12_000) } else { bytes.between(0, 250) };
-    let mut value = Vec::with_capacity(12 + filler as usize);
-    value.extend((producer as u32).to_le_bytes());
-    value.extend(record.to_le_bytes());
-    value.resize(12 + filler as usize, 0);
-    bytes.fill(&mut value[12..]);
-    Record { key, value }
-}
-
-fn identify(record: &Record) -> Option<Id> {
-    let (producer, rest) = record.value.split_first_chunk::<4>()?;
-    let number = rest.first_chunk::<8>()?;
-    Some((u32::from_le_bytes(*producer) as usize, u64::from_le_bytes(*number)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -377,7 +323,8 @@ mod tests {
 
     fn batch(base_offset: i64, first: u64) -> ReadBatch {
         let records = (first..first + 2).map(|n| record_for(SEED, 0, n)).collect();
-        ReadBatch { base_offset, writer: Writer::PLAIN, records }
+        let (next_offset, deltas) = (base_offset + 2, vec![0, 1]);
+        ReadBatch { base_offset, next_offset, writer: Writer::PLAIN, records, deltas, bytes: 0 }
     }
 
     fn check(journal: &mut Journal, batches: Vec<ReadBatch>) -> Verdict {
@@ -413,7 +360,7 @@ mod tests {
         assert_eq!(check(&mut journal(), vec![batch(0, 0), batch(3, 2)]).wrong, 1);
         assert_eq!(check(&mut journal(), vec![batch(0, 0), batch(2, 2), batch(4, 8)]).wrong, 1);
         let mut changed = batch(2, 2);
-        changed.records[1].value.push(0);
+        changed.records[1].value.as_mut().unwrap().push(0);
         assert_eq!(check(&mut journal(), vec![batch(0, 0), changed]).wrong, 1);
     }
 

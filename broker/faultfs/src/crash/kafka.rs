@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
-    CreateTopicsRequest, FetchRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
-    ProduceRequest, RequestHeader, ResponseHeader, TopicName,
+    CreateTopicsRequest, DeleteRecordsRequest, FetchRequest, InitProducerIdRequest, ListOffsetsRequest,
+    MetadataRequest, ProduceRequest, RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 
@@ -238,6 +239,21 @@ impl Connection {
         let answer = answer.context("ListOffsets answered nothing")?;
         ensure!(answer.error_code == 0, "ListOffsets {topic}-{partition}: error {}", answer.error_code);
         Ok(answer.offset)
+    }
+
+    /// Deletes the records of a partition before an offset. Returns where it begins now.
+    ///
+    /// # Errors
+    /// With Kafka's error code in the text when the broker refuses.
+    pub fn delete_records(&mut self, topic: &str, partition: i32, before: i64) -> Result<i64> {
+        let part = DeleteRecordsPartition::default().with_partition_index(partition).with_offset(before);
+        let topics = vec![DeleteRecordsTopic::default().with_name(name(topic)).with_partitions(vec![part])];
+        let request = DeleteRecordsRequest::default().with_topics(topics).with_timeout_ms(15_000);
+        let response = self.call(&request, 2)?;
+        let answer = response.topics.first().and_then(|topic| topic.partitions.first());
+        let answer = answer.context("DeleteRecords answered nothing")?;
+        ensure!(answer.error_code == 0, "DeleteRecords {topic}-{partition}: error {}", answer.error_code);
+        Ok(answer.low_watermark)
     }
 
     /// Batches of one partition from `offset` on, at least one when there is any.

@@ -11,8 +11,10 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 
 use super::batch::{Writer, encode};
-use super::journal::{Fate, History, Part, Sent, record_for};
+use super::journal::{Fate, History, Sent};
 use super::kafka::{Connection, Produced, error};
+use super::records::record_for;
+use super::topics::{Life, Part};
 use crate::seed::Seed;
 
 /// As many requests as Kafka lets an idempotent producer have in flight.
@@ -36,19 +38,54 @@ pub struct Kind {
     pub idempotent: bool,
     /// Small batches without pause; else larger ones in bursts.
     pub busy: bool,
+    pub writes: Writes,
+}
+
+/// Where a producer writes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// Logs that are not compacted.
+    Plain,
+    /// All compacted logs, records with keys and tombstones.
+    Keyed,
+    /// Compacted logs that keep tombstones: whether an unanswered one was there can be told in no other.
+    KeyedForLong,
+}
+
+impl Kind {
+    /// Its records have keys.
+    pub fn is_keyed(&self) -> bool {
+        self.writes != Writes::Plain
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        let writes = |part: &Part| match self.writes {
+            Writes::Plain => !part.life().is_compacted(),
+            Writes::Keyed => part.life().is_compacted(),
+            Writes::KeyedForLong => part.life() == Life::Compacted,
+        };
+        Part::all().filter(writes).collect()
+    }
+}
+
+const fn kind(acks: i16, idempotent: bool, busy: bool, writes: Writes) -> Kind {
+    Kind { acks, idempotent, busy, writes }
 }
 
 /// The producers of the test: plain with either kind of acknowledgement, and idempotent ones.
-pub const KINDS: [Kind; 9] = [
-    Kind { acks: 1, idempotent: false, busy: true },
-    Kind { acks: 1, idempotent: false, busy: false },
-    Kind { acks: 1, idempotent: false, busy: false },
-    Kind { acks: -1, idempotent: false, busy: true },
-    Kind { acks: -1, idempotent: false, busy: false },
-    Kind { acks: -1, idempotent: true, busy: true },
-    Kind { acks: -1, idempotent: true, busy: true },
-    Kind { acks: -1, idempotent: true, busy: false },
-    Kind { acks: -1, idempotent: true, busy: false },
+pub const KINDS: [Kind; 12] = [
+    kind(1, false, true, Writes::Plain),
+    kind(1, false, false, Writes::Plain),
+    kind(1, false, false, Writes::Plain),
+    kind(-1, false, true, Writes::Plain),
+    kind(-1, false, false, Writes::Plain),
+    kind(-1, true, true, Writes::Plain),
+    kind(-1, true, true, Writes::Plain),
+    kind(-1, true, false, Writes::Plain),
+    kind(-1, true, false, Writes::Plain),
+    kind(-1, true, true, Writes::Keyed),
+    kind(-1, true, false, Writes::Keyed),
+    kind(1, false, false, Writes::KeyedForLong),
 ];
 
 /// What the threads of one round share.
@@ -165,7 +202,7 @@ impl Producer {
     /// One to three new batches for as many partitions.
     fn new_batches(&mut self, round: &mut Round<'_>) -> Vec<usize> {
         let how_many = if self.random.one_in(4) { self.random.between(2, 3) } else { 1 };
-        let parts: Vec<Part> = Part::all().collect();
+        let parts = self.kind.parts();
         let start = self.random.below(parts.len() as u64) as usize;
         let chosen: Vec<Part> = parts.iter().cycle().skip(start).take(how_many as usize).copied().collect();
         let mut indices = Vec::new();

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::journal::{PARTITIONS, TOPICS};
 use super::kafka::Connection;
+use super::topics::{PARTITIONS, TOPICS};
 
 /// How long a start may take, recovery included.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -156,7 +156,7 @@ impl Running {
 
     fn is_ready(&self) -> bool {
         match self.spec.command {
-            None => http_status(self.spec.admin_port, "/readyz").is_ok_and(|status| status == 200),
+            None => http_get(self.spec.admin_port, "/readyz").is_ok_and(|(status, _)| status == 200),
             Some(_) => Connection::open(&self.spec.address())
                 .and_then(|mut broker| broker.partitions_with_leader("crash-nothing"))
                 .is_ok(),
@@ -169,10 +169,9 @@ impl Running {
     /// When the broker refuses or does not get there in time.
     pub fn create_topics(&self) -> Result<()> {
         let mut broker = Connection::open(&self.spec.address())?;
-        for (topic, profile) in TOPICS {
-            let profile = [("chronik.wal.profile", profile)];
-            let configs: &[_] = if self.spec.command.is_none() { &profile } else { &[] };
-            broker.create_topic(topic, PARTITIONS as i32, configs)?;
+        for topic in TOPICS {
+            let settings = topic.settings(self.spec.command.is_none());
+            broker.create_topic(topic.name, PARTITIONS as i32, &settings)?;
         }
         self.wait_leaders(&mut broker)
     }
@@ -183,7 +182,7 @@ impl Running {
     /// When that does not happen in time: a topic is gone, perhaps.
     pub fn wait_leaders(&self, broker: &mut Connection) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(15);
-        for (topic, _) in TOPICS {
+        for topic in TOPICS.map(|topic| topic.name) {
             let mut serves = |partition| broker.offset(topic, partition as i32, -1).is_ok();
             while !(0..PARTITIONS).all(&mut serves) {
                 ensure!(Instant::now() < deadline, "topic {topic} does not come up");
@@ -233,6 +232,20 @@ impl Running {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// The value of a metric without labels; 0 of a broker that has none.
+    ///
+    /// # Errors
+    /// When there is no answer, or no such metric in it.
+    pub fn metric(&self, name: &str) -> Result<u64> {
+        if self.spec.command.is_some() {
+            return Ok(0);
+        }
+        let (_, answer) = http_get(self.spec.admin_port, "/metrics")?;
+        let value = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = value.with_context(|| format!("no metric {name}"))?;
+        Ok(value.trim().parse()?)
+    }
+
     /// Resident memory in bytes.
     ///
     /// # Errors
@@ -270,13 +283,13 @@ impl Drop for Running {
     }
 }
 
-/// The status of a plain `GET`.
-fn http_status(port: u16, path: &str) -> Result<u16> {
+/// The status and the body of a plain `GET`.
+fn http_get(port: u16, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    let status = answer.split_whitespace().nth(1).context("no status line")?;
-    Ok(status.parse()?)
+    let status = answer.split_whitespace().nth(1).context("no status line")?.parse()?;
+    Ok((status, answer))
 }

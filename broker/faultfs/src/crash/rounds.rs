@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::evidence::Evidence;
 use super::journal::{Journal, Verdict};
 use super::kafka::Connection;
 use super::load::{KINDS, Producer, Signals};
 use super::process::{Running, Spec};
+use super::starts::delete_at_random;
 use crate::mount::Mounted;
 use crate::seed::Seed;
 use crate::state::{CutMode, CutReport};
@@ -37,7 +39,12 @@ pub struct Totals {
     pub slowest_restart: Duration,
     /// Blocks that power cuts lost, kept and tore.
     pub cut: CutReport,
+    pub evidence: Evidence,
 }
+
+/// Settings under which segments roll, retention acts and the cleaner passes all the time.
+pub const LIVELY: [(&str, &str); 2] =
+    [("log.retention.check.interval.ms", "100"), ("log.cleaner.backoff.ms", "100")];
 
 /// A run: one broker directory through many deaths.
 pub struct Run {
@@ -80,13 +87,13 @@ impl Run {
     /// # Errors
     /// When the broker does not start, does not serve, or answers what no correct broker answers.
     pub fn rounds(&mut self, rounds: u64) -> Result<Verdict> {
-        let mut running = self.spec.start()?;
+        let mut running = self.spec_of(0).start()?;
         running.create_topics()?;
         let mut verdict = Verdict::default();
         for round in 0..rounds {
             let mut random = Seed::new(self.seed).fork(round);
             let line = self.load_until_death(running, round, &mut random)?;
-            running = self.restart(&mut random)?;
+            running = self.restart(round + 1, &mut random)?;
             let ready = running.wait_ready()?;
             verdict = self.verify(&running)?;
             self.totals.slowest_restart = self.totals.slowest_restart.max(ready);
@@ -100,10 +107,22 @@ impl Run {
                 println!("  {problem}");
             }
             if !verdict.is_good() {
-                break;
+                return Ok(verdict);
             }
         }
+        println!("  {}", self.totals.evidence);
+        if self.spec.command.is_none() && !self.spec.no_flush {
+            self.totals.evidence.check(rounds)?;
+        }
         Ok(verdict)
+    }
+
+    /// In two rounds of three, logs live fast. In the third the write-ahead log is all that there is of most records; and
+    /// always where flushes are left out, since segments are synced even then.
+    fn spec_of(&self, round: u64) -> Spec {
+        let is_lively = round % 3 != 2 && !self.spec.no_flush && self.spec.command.is_none();
+        let settings = if is_lively { LIVELY.as_slice() } else { &[] };
+        settings.iter().fold(self.spec.clone(), |spec, (name, value)| spec.with(name, value))
     }
 
     /// Loads the broker, and kills it at a random moment after every producer has been answered.
@@ -113,7 +132,11 @@ impl Run {
         let before = self.journal.acked_records();
         let delay = Duration::from_millis(random.between(50, 1500));
         let (death, totals) = (&self.death, &mut self.totals);
+        let deletes = random.fork(round);
+        let starts = &mut self.journal.starts;
         let cut = std::thread::scope(|scope| {
+            // It ends with its connection.
+            scope.spawn(|| delete_at_random(&address, starts, deletes, &signals));
             for (producer, history) in self.producers.iter_mut().zip(&mut self.journal.producers) {
                 scope.spawn(|| producer.run(&address, history, &signals));
             }
@@ -122,6 +145,7 @@ impl Run {
                 std::thread::sleep(delay);
             }
             let ended = signals.ended.load(Ordering::SeqCst);
+            totals.evidence.look(&running);
             let cut = die(death, running, random)?;
             Ok::<_, anyhow::Error>((all_run, ended, cut))
         });
@@ -148,14 +172,15 @@ impl Run {
     }
 
     /// Starts the broker again; in one round of four it dies during recovery first.
-    fn restart(&mut self, random: &mut Seed) -> Result<Running> {
+    fn restart(&mut self, round: u64, random: &mut Seed) -> Result<Running> {
+        let spec = self.spec_of(round);
         if random.one_in(4) {
-            let early = self.spec.spawn()?;
+            let early = spec.spawn()?;
             std::thread::sleep(Duration::from_millis(random.between(1, 150)));
             let cut = die(&self.death, early, random)?;
             add_cut(&mut self.totals, cut);
         }
-        self.spec.spawn()
+        spec.spawn()
     }
 
     fn verify(&mut self, running: &Running) -> Result<Verdict> {
@@ -165,6 +190,7 @@ impl Run {
             println!("  {error:#}");
         }
         let verdict = self.journal.verify(&mut broker);
+        self.totals.evidence.note(&self.journal);
         self.totals.recovered += verdict.recovered;
         self.totals.lost += verdict.lost;
         self.totals.duplicates += verdict.duplicates;

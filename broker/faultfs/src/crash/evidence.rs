@@ -1,0 +1,108 @@
+//! Whether rolls, retention, deletion and compaction were under way at all: a test in which they never happened shows
+//! nothing.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+
+use super::journal::Journal;
+use super::process::Running;
+
+/// Rounds after which everything must have happened.
+const ROUNDS: u64 = 4;
+
+/// What happened in a run.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    /// Passes of the cleaner.
+    passes: u64,
+    /// Segments that were seen, by their partition's directory and base offset.
+    segments: BTreeSet<(PathBuf, String)>,
+    starts_by_size: u64,
+    starts_by_request: u64,
+    tombstones_gone: u64,
+}
+
+impl Evidence {
+    /// Looks at a broker that is about to die.
+    pub fn look(&mut self, running: &Running) {
+        // A broker that has ended by itself is a matter of others.
+        self.passes += running.metric("chronik_cleaner_passes_total").unwrap_or(0);
+        self.look_at_files(&running.spec().data_dir.join("topics"));
+    }
+
+    /// A file that goes while it is looked for does not count.
+    fn look_at_files(&mut self, dir: &Path) {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                self.look_at_files(&path);
+            } else if let Some((base, _)) = entry.file_name().to_string_lossy().split_once('.') {
+                self.segments.insert((dir.to_path_buf(), base.to_owned()));
+            }
+        }
+    }
+
+    /// Takes over what the checks have found.
+    pub fn note(&mut self, journal: &Journal) {
+        self.starts_by_size = journal.starts.by_size;
+        self.starts_by_request = journal.starts.by_request;
+        self.tombstones_gone = journal.tables.tombstones_gone;
+    }
+
+    fn rolls(&self) -> usize {
+        let partitions: BTreeSet<&PathBuf> = self.segments.iter().map(|(dir, _)| dir).collect();
+        self.segments.len() - partitions.len()
+    }
+
+    /// Complains of what never happened.
+    ///
+    /// # Errors
+    /// When something never did, in a run of several rounds.
+    pub fn check(&self, rounds: u64) -> Result<()> {
+        let all = [self.passes, self.rolls() as u64, self.starts_by_size, self.starts_by_request];
+        let shows = rounds < ROUNDS || all.iter().all(|count| *count > 0);
+        ensure!(shows, "{rounds} rounds, and something never happened in them: {self}");
+        Ok(())
+    }
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} passes of compaction, {} segments rolled, starts moved {} times by size and {} times by \
+             DeleteRecords, {} tombstones gone",
+            self.passes,
+            self.rolls(),
+            self.starts_by_size,
+            self.starts_by_request,
+            self.tombstones_gone
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_in_which_something_never_happened_fails() {
+        let segment = |n: &str| (PathBuf::from("topic/0"), n.to_owned());
+        let segments = BTreeSet::from([segment("0"), segment("7")]);
+        let all =
+            Evidence { passes: 1, segments, starts_by_size: 1, starts_by_request: 1, tombstones_gone: 0 };
+        all.check(ROUNDS).unwrap();
+        let mut without = [all.clone(), all.clone(), all.clone(), all.clone()];
+        without[0].passes = 0;
+        _ = without[1].segments.pop_first();
+        without[2].starts_by_size = 0;
+        without[3].starts_by_request = 0;
+        for evidence in without {
+            assert!(evidence.check(ROUNDS).is_err(), "{evidence}");
+            evidence.check(1).unwrap();
+        }
+    }
+}
