@@ -40,7 +40,7 @@ pub struct EnduranceArgs {
     #[arg(long, default_value = "32", value_parser = clap::value_parser!(u32).range(0..=1_000))]
     consumers: u32,
     /// Requests per second, all producers together; three records each, on average
-    #[arg(long, default_value = "800", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: u32,
     /// Seconds of load before anything is judged
     #[arg(long, default_value = "20", value_parser = super::seconds)]
