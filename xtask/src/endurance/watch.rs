@@ -16,6 +16,8 @@ const DISK_EVERY: usize = 5;
 const TICKS: f64 = 100.0;
 /// What a block of `st_blocks` has, in bytes.
 const BLOCK_BYTES: u64 = 512;
+/// From this size on a segment is of the cold topic.
+const COLD_BYTES: u64 = 16 << 20;
 
 /// What was seen in one phase.
 #[derive(Debug, Clone, Default)]
@@ -134,9 +136,13 @@ fn allocated(dir: &Path) -> u64 {
     bytes
 }
 
-/// Asks the kernel to forget what it keeps of the files below `dir`, so that a cold read comes from the disk.
+/// Asks the kernel to forget what it keeps of the large files below `dir`, so that a cold read comes from the disk. Those
+/// under load stay small.
 pub fn evict(dir: &Path) {
-    each_file(dir, &mut |path, _| {
+    each_file(dir, &mut |path, metadata| {
+        if metadata.len() < COLD_BYTES {
+            return;
+        }
         if let Ok(file) = fs::File::open(path) {
             // What is dirty would stay.
             let _ = file.sync_data();
