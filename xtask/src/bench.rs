@@ -3,11 +3,11 @@
 //! Both servers run for the whole time and only one is under load at a time, in turn. Each is
 //! warmed before the first round. What the table shows are medians over the rounds.
 
-mod host;
+pub mod host;
 mod life;
 mod rows;
-mod servers;
-mod verdict;
+pub mod servers;
+pub mod verdict;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -93,7 +93,11 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn build(root: &Path, target: &Path) -> Result<PathBuf> {
+/// Builds `chronik` for release.
+///
+/// # Errors
+/// The build's.
+pub fn build(root: &Path, target: &Path) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let build = ["build", "--release", "--package", "chronik-broker"];
     let status = Command::new(cargo).args(build).current_dir(root).status()?;
@@ -123,7 +127,7 @@ fn measure_all(
     if let Some(jars) = jars
         && chosen.iter().any(|row| matches!(row.target, Target::Kafka(_)))
     {
-        let kafka = bed.kafka.insert(Server::kafka(jars, &dir.join("kafka"))?);
+        let kafka = bed.kafka.insert(Server::kafka(jars, &dir.join("kafka"), &[])?);
         kafka.wait().context("Kafka")?;
     }
     let (rounds, times, warm) = match args.quick {
@@ -181,7 +185,7 @@ fn measure_life(
     results.chronik_life = Some(life::life(times, program, &dir.join("chronik-life"), start)?);
     if let Some(jars) = jars {
         eprintln!("memory and start of Kafka");
-        let start = |dir: &Path| Server::kafka(jars, dir);
+        let start = |dir: &Path| Server::kafka(jars, dir, &[]);
         results.kafka_life = Some(life::life(times.min(3), program, &dir.join("kafka-life"), start)?);
     }
     eprintln!("recovery of Chronik");
@@ -198,11 +202,7 @@ fn measure_life(
 fn publish(out: &Path, disk: &Disk, results: &Results) -> Result<()> {
     let machine = machine(disk);
     println!();
-    println!(
-        "{}, {} processors, {} MiB, Linux {}",
-        machine.cpu, machine.cpus, machine.memory_mib, machine.kernel
-    );
-    println!("{} on {}, write cache: {}", machine.file_system, machine.disk, machine.write_cache);
+    println!("{machine}");
     println!("one 256-byte record per request, one request in flight per producer, acks=1\n");
     println!("{}", results.table());
     let json = serde_json::json!({

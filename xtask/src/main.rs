@@ -5,6 +5,7 @@ mod charts;
 mod clients;
 mod crash;
 mod e2e;
+mod endurance;
 mod fuzz;
 mod images;
 mod shapes;
@@ -26,6 +27,8 @@ enum Task {
     Clients(clients::Args),
     /// Crash, power-loss and fault tests against the real broker.
     Crash(crash::Args),
+    /// Many partitions under load for long: what grows, what gets slower, and whether every record is right.
+    Endurance(endurance::Args),
     /// Test all of it on a real Kubernetes.
     E2e(e2e::Args),
     /// Generate the request guard's table of message shapes from Kafka's schemas.
@@ -45,6 +48,7 @@ fn main() -> Result<()> {
         Task::Bench(args) => bench::run(&root, &args),
         Task::Clients(args) => clients::run(&root, &args),
         Task::Crash(args) => crash::run(&root, &args),
+        Task::Endurance(args) => endurance::run(&root, &args),
         Task::E2e(args) => e2e::run(&root, &args),
         Task::Shapes(args) => shapes::run(&root, &args),
         Task::Images(args) => images::run(&root, &args),

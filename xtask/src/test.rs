@@ -23,7 +23,7 @@ struct Step {
     run: fn(&Path) -> Result<()>,
 }
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     Step { name: "format", what: "rustfmt finds nothing to change", run: format },
     Step { name: "lints", what: "clippy has nothing to say", run: lints },
     Step { name: "deny", what: "licences, sources and bans of all dependencies", run: deny },
@@ -32,6 +32,11 @@ const STEPS: [Step; 11] = [
     Step { name: "sim", what: "the simulator: a lying disk, by seed", run: sim },
     Step { name: "crash", what: "kill, power loss and faults against the real broker", run: crash },
     Step { name: "bench", what: "the bench and its yardstick, every byte verified", run: bench },
+    Step {
+        name: "endurance",
+        what: "1,000 partitions, retention and compaction, nothing grows",
+        run: endurance,
+    },
     Step { name: "clients", what: "Kafka's own clients, before and after restarts", run: clients },
     Step { name: "fuzz", what: "every decoder under libFuzzer, 10 s each", run: fuzz },
     Step { name: "e2e", what: "operator, brokers and clients on a real Kubernetes", run: e2e },
@@ -67,7 +72,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     }
     println!();
     for (step, took, failed) in &done {
-        println!("{:<8} {:>6.0?}  {}", step.name, took, if failed.is_some() { "FAILED" } else { "passed" });
+        println!("{:<9} {:>6.0?}  {}", step.name, took, if failed.is_some() { "FAILED" } else { "passed" });
     }
     let failed = done.iter().filter(|(_, _, failed)| failed.is_some()).count();
     println!("in {:.0?} altogether", begun.elapsed());
@@ -198,6 +203,14 @@ fn bench(root: &Path) -> Result<()> {
     let chronik = chronik.to_string_lossy();
     args.extend(["--program", &chronik]);
     xtask(root, &args)
+}
+
+/// Two minutes of Chronik alone. Records, memory, descriptors and the disk are judged; times are not.
+fn endurance(root: &Path) -> Result<()> {
+    let chronik = binary(root, "chronik")?;
+    let program = chronik.to_string_lossy();
+    let short = ["endurance", "--no-kafka", "--minutes", "1.2", "--cold-mib", "256", "--program", &program];
+    xtask(root, &short)
 }
 
 fn clients(root: &Path) -> Result<()> {

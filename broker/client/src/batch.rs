@@ -4,7 +4,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
-use crate::compression;
+use crate::compression::{self, Codec};
 
 /// Where the fields of a v2 batch lie, in bytes from its start.
 pub mod header {
@@ -100,7 +100,7 @@ pub struct NewRecord<'a> {
     pub headers: &'a [(&'a str, Option<&'a [u8]>)],
 }
 
-/// Gathers records into one uncompressed batch.
+/// Gathers records into one batch.
 #[derive(Debug)]
 pub struct BatchBuilder {
     buffer: BytesMut,
@@ -163,8 +163,23 @@ impl BatchBuilder {
         self.buffer.len()
     }
 
+    /// The finished batch with its records compressed.
+    ///
+    /// # Errors
+    /// The encoder's.
+    pub fn build_compressed(mut self, codec: Codec) -> std::io::Result<Bytes> {
+        let records = codec.compress(&self.buffer[header::BYTES..])?;
+        self.buffer.truncate(header::BYTES);
+        self.buffer.extend_from_slice(&records);
+        Ok(self.finish(codec))
+    }
+
     /// The finished batch, base offset 0, leader epoch -1.
-    pub fn build(mut self) -> Bytes {
+    pub fn build(self) -> Bytes {
+        self.finish(Codec::None)
+    }
+
+    fn finish(mut self, codec: Codec) -> Bytes {
         let (producer, sequence) = self.producer.unwrap_or((Producer { id: -1, epoch: -1 }, -1));
         let mut head = Vec::with_capacity(header::BYTES);
         head.put_i64(0);
@@ -172,7 +187,7 @@ impl BatchBuilder {
         head.put_i32(-1);
         head.put_i8(2);
         head.put_u32(0);
-        head.put_i16(0);
+        head.put_i16(codec as i16);
         head.put_i32((self.count - 1).max(0));
         head.put_i64(self.base_timestamp);
         head.put_i64(self.max_timestamp);
@@ -403,6 +418,20 @@ mod tests {
         let batch = builder.build();
         assert_eq!(batch.len(), bytes);
         batch
+    }
+
+    #[test]
+    fn what_is_compressed_reads_as_it_was() {
+        for codec in [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
+            let mut builder = BatchBuilder::new();
+            for _ in 0..3 {
+                builder.push(NewRecord { key: Some(b"k"), value: Some(&[7; 3000]), ..NewRecord::default() });
+            }
+            let batch = batches(builder.build_compressed(codec).unwrap()).next().unwrap().unwrap();
+            assert_eq!(batch.attributes, codec as i16);
+            let records = batch.records().unwrap();
+            assert!(records.len() == 3 && records.iter().all(|r| r.value.as_deref() == Some(&[7; 3000])));
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `chronik bench`: a load generator for any Kafka-protocol broker, with reading back, and
 //! `chronik bench floor`, the yardstick beside it.
 
+mod endurance;
 mod engine;
 mod floor;
 mod frame;
@@ -76,6 +77,8 @@ pub struct BenchArgs {
 enum BenchCommand {
     /// Measure what this machine can do at best: receive, write, flush, answer
     Floor(FloorArgs),
+    /// Load 1,000 partitions for long, with retention and compaction, and check every record
+    Endurance(endurance::EnduranceArgs),
 }
 
 /// Options of the floor.
@@ -205,6 +208,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
     allow_open_files();
     match &args.command {
         Some(BenchCommand::Floor(floor)) => run_floor(floor),
+        Some(BenchCommand::Endurance(endurance)) => endurance::run(endurance),
         None => run_broker(&args),
     }
 }

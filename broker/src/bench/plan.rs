@@ -80,7 +80,10 @@ pub async fn prepare(client: &mut Client, topic: &NewTopic, idempotent: Option<u
 
 /// Where a partition ends. A leader that has just been named may not lead yet: it is asked until
 /// it does, so that the load does not begin with its refusals.
-async fn end_offset(client: &mut Client, topic: &str, partition: i32) -> Result<i64> {
+///
+/// # Errors
+/// The last refusal, after a minute.
+pub async fn end_offset(client: &mut Client, topic: &str, partition: i32) -> Result<i64> {
     let begun = Instant::now();
     loop {
         match client.list_offset(topic, partition, Position::Latest).await {
@@ -92,7 +95,11 @@ async fn end_offset(client: &mut Client, topic: &str, partition: i32) -> Result<
     }
 }
 
-async fn with_leaders(client: &mut Client, name: &str) -> Result<Topic> {
+/// The topic, once all its partitions have leaders.
+///
+/// # Errors
+/// When they have none in time.
+pub async fn with_leaders(client: &mut Client, name: &str) -> Result<Topic> {
     let begun = Instant::now();
     loop {
         // Right after its creation a topic may not be in the broker's metadata yet.

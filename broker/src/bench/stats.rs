@@ -9,7 +9,8 @@ use hdrhistogram::Histogram;
 /// Latencies above this count as this, in nanoseconds.
 const LATENCY_NS_MAX: u64 = 120_000_000_000;
 
-fn histogram() -> Histogram<u64> {
+/// An empty histogram of latencies in nanoseconds.
+pub fn histogram() -> Histogram<u64> {
     // One microsecond is the finest that matters; three digits.
     Histogram::new_with_bounds(1_000, LATENCY_NS_MAX, 3).expect("constant bounds")
 }

@@ -26,6 +26,14 @@ pub struct Machine {
     pub file_system: String,
 }
 
+impl std::fmt::Display for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { cpu, cpus, memory_mib, kernel, file_system, disk, write_cache } = self;
+        writeln!(f, "{cpu}, {cpus} processors, {memory_mib} MiB, Linux {kernel}")?;
+        write!(f, "{file_system} on {disk}, write cache: {write_cache}")
+    }
+}
+
 /// The block device below a directory.
 #[derive(Debug, Clone)]
 pub struct Disk {

@@ -53,11 +53,12 @@ impl Server {
         Ok(Self { child: start(command, &log)?, log, bootstrap, admin: Some(admin) })
     }
 
-    /// Starts Apache Kafka and does not wait for it; formats the directory if it is new.
+    /// Starts Apache Kafka and does not wait for it; formats the directory if it is new. `more`: its properties
+    /// beside those that it needs.
     ///
     /// # Errors
     /// When it cannot be formatted or started.
-    pub fn kafka(jars: &Path, dir: &Path) -> Result<Self> {
+    pub fn kafka(jars: &Path, dir: &Path, more: &[String]) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let (bootstrap, controller) = (free_address()?, free_address()?);
         let data = dir.join("data");
@@ -74,7 +75,7 @@ impl Server {
             "transaction.state.log.replication.factor=1".to_owned(),
             "transaction.state.log.min.isr=1".to_owned(),
         ];
-        fs::write(&properties, settings.join("\n") + "\n")?;
+        fs::write(&properties, [&settings[..], more].concat().join("\n") + "\n")?;
         let class_path = format!("{}/*", jars.display());
         if !data.join("meta.properties").exists() {
             let cluster = ["format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c"];
@@ -137,14 +138,19 @@ impl Server {
 
     /// One of Chronik's metrics, by the text before its value.
     pub fn metric(&self, name: &str) -> Option<f64> {
-        let metrics = http_get(self.admin.as_ref()?, "/metrics").ok()?;
+        let metrics = self.metrics()?;
         let line = metrics.lines().find_map(|line| line.strip_prefix(name))?;
         line.trim().split(' ').next()?.parse().ok()
     }
 
+    /// All of Chronik's metrics, as it tells them.
+    pub fn metrics(&self) -> Option<String> {
+        http_get(self.admin.as_ref()?, "/metrics").ok()
+    }
+
     /// The labels of one of Chronik's metrics.
     pub fn labels(&self, name: &str) -> Option<String> {
-        let metrics = http_get(self.admin.as_ref()?, "/metrics").ok()?;
+        let metrics = self.metrics()?;
         let labels = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('{'))?;
         Some(labels.rsplit_once('}')?.0.replace("\",", "\", "))
     }

@@ -208,7 +208,7 @@ fn grouped(value: f64) -> String {
 }
 
 /// The first column to the left, numbers to the right.
-fn columns(lines: &[Vec<String>]) -> String {
+pub fn columns(lines: &[Vec<String>]) -> String {
     let count = lines.iter().map(Vec::len).max().unwrap_or(0);
     let width = |at: usize| {
         let cells = lines.iter().filter_map(|line| line.get(at));
