@@ -42,9 +42,10 @@ pub struct Bed {
 pub type Test = (&'static str, fn(&Bed) -> Result<String>);
 
 /// All of them.
-pub const TESTS: [Test; 13] = [
+pub const TESTS: [Test; 14] = [
     ("a disk below its reserve", |bed| full_disk(bed, 64 * MIB)),
     ("a disk without a free byte", |bed| full_disk(bed, 0)),
+    ("a full disk, and records are deleted", full::deleting_makes_room),
     ("a full disk, and the broker is killed", full::killed_while_full),
     ("a failing flush, io_uring", |bed| failing_disk(bed, "required", Failure::Flush)),
     ("a failing flush, pwrite", |bed| failing_disk(bed, "disabled", Failure::Flush)),
