@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use chronik_broker::bench::{self, BenchArgs};
 use chronik_broker::cli::consume::{self, ConsumeArgs};
+use chronik_broker::cli::log_dirs::{self, LogDirsArgs};
 use chronik_broker::cli::produce::{self, ProduceArgs};
 use chronik_broker::cli::segment::{self, SegmentArgs};
 use chronik_broker::cli::topics::{self, TopicsArgs};
@@ -38,6 +39,8 @@ enum Command {
     Segment(SegmentArgs),
     /// List, create, describe, alter and delete topics
     Topics(TopicsArgs),
+    /// Show how much of the disk each partition takes
+    LogDirs(LogDirsArgs),
     /// Write lines from standard input to a topic
     Produce(ProduceArgs),
     /// Print the records of a topic
@@ -57,6 +60,7 @@ fn main() {
         Some(Command::Wal(args)) => wal::run(args),
         Some(Command::Segment(args)) => segment::run(args),
         Some(Command::Topics(args)) => topics::run(args),
+        Some(Command::LogDirs(args)) => log_dirs::run(args),
         Some(Command::Produce(args)) => produce::run(args),
         Some(Command::Consume(args)) => consume::run(args),
     };

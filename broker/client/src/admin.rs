@@ -7,7 +7,7 @@ use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::{
     CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
-    IncrementalAlterConfigsRequest,
+    DescribeLogDirsRequest, IncrementalAlterConfigsRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -104,7 +104,62 @@ pub struct ConfigEntry {
     pub read_only: bool,
 }
 
+/// A directory in which a broker keeps its logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogDir {
+    /// Its path, on the broker.
+    pub path: String,
+    /// Of its file system; `None` where the broker does not tell (KIP-827).
+    pub total_bytes: Option<u64>,
+    /// Free for the broker.
+    pub usable_bytes: Option<u64>,
+    /// By topic and index.
+    pub partitions: Vec<PartitionSize>,
+}
+
+/// What a partition takes of a [`LogDir`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PartitionSize {
+    /// The topic's name.
+    pub topic: String,
+    /// The partition's index.
+    pub partition: i32,
+    /// Record batches, wherever they lie.
+    pub bytes: u64,
+}
+
 impl Client {
+    /// What a broker keeps on its disk.
+    ///
+    /// # Errors
+    /// [`ClientError`]; the server's refusal by name, e.g. `KAFKA_STORAGE_ERROR`.
+    pub async fn log_dirs(&mut self, broker: i32) -> Result<Vec<LogDir>, ClientError> {
+        let what = || format!("describe the log directories of broker {broker}");
+        let request = DescribeLogDirsRequest::default().with_topics(None);
+        let response = self.broker(broker).await?.call(&request).await?;
+        check(response.error_code, None, what)?;
+        let dirs = response.results.into_iter().map(|dir| {
+            check(dir.error_code, None, what)?;
+            let mut partitions = Vec::new();
+            for topic in dir.topics {
+                let sizes = topic.partitions.iter().map(|p| PartitionSize {
+                    topic: topic.name.to_string(),
+                    partition: p.partition_index,
+                    bytes: u64::try_from(p.partition_size).unwrap_or(0),
+                });
+                partitions.extend(sizes);
+            }
+            partitions.sort();
+            Ok(LogDir {
+                path: dir.log_dir.to_string(),
+                total_bytes: u64::try_from(dir.total_bytes).ok(),
+                usable_bytes: u64::try_from(dir.usable_bytes).ok(),
+                partitions,
+            })
+        });
+        dirs.collect()
+    }
+
     /// Creates a topic and returns how many partitions and replicas it got.
     ///
     /// # Errors

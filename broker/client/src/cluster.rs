@@ -156,6 +156,14 @@ impl Client {
         self.any().await?.call(request).await
     }
 
+    /// The connection to a broker of the cluster that was last asked for.
+    pub(super) async fn broker(&mut self, id: i32) -> Result<&mut Connection, ClientError> {
+        match self.brokers.get(&id).map(|broker| broker.address.clone()) {
+            Some(address) => self.at(&address).await,
+            None => self.any().await,
+        }
+    }
+
     /// The connection to a partition's leader.
     pub(super) async fn leader(
         &mut self,

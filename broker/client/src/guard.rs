@@ -39,6 +39,17 @@ const METADATA: &[Shape] = &[
         Fixed(4),
     ]),
 ];
+const DESCRIBE_LOG_DIRS: &[Shape] = &[
+    Fixed(4),
+    Fixed(2),
+    List(&[
+        Fixed(2),
+        Text,
+        List(&[Text, List(&[Fixed(4), Fixed(8), Fixed(8), Fixed(1)])]),
+        Fixed(8),
+        Fixed(8),
+    ]),
+];
 const PRODUCE: &[Shape] = &[
     List(&[Text, List(&[Fixed(4), Fixed(2), Fixed(8), Fixed(8), Fixed(8), List(&[Fixed(4), Text]), Text])]),
     Fixed(4),
@@ -104,6 +115,7 @@ pub(super) fn check(api: ApiKey, body: &Bytes) -> Result<(), &'static str> {
         ApiKey::DeleteTopics => DELETE_TOPICS,
         ApiKey::CreatePartitions => CREATE_PARTITIONS,
         ApiKey::DescribeConfigs => DESCRIBE_CONFIGS,
+        ApiKey::DescribeLogDirs => DESCRIBE_LOG_DIRS,
         ApiKey::IncrementalAlterConfigs => ALTER_CONFIGS,
         ApiKey::InitProducerId => INIT_PRODUCER_ID,
         _ => return Err("an answer of unknown shape"),
@@ -168,6 +180,7 @@ fn uvarint(data: &mut &[u8]) -> Result<u32, &'static str> {
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
+    use kafka_protocol::messages::describe_log_dirs_response::{DescribeLogDirsResult, DescribeLogDirsTopic};
     use kafka_protocol::messages::fetch_response::{
         AbortedTransaction, EpochEndOffset, FetchableTopicResponse, PartitionData,
     };
@@ -229,6 +242,9 @@ mod tests {
     #[test]
     fn default_answers_of_the_other_apis_pass() {
         use kafka_protocol::messages::*;
+        let log_dir = DescribeLogDirsResult::default().with_log_dir(StrBytes::from_static_str("/data"));
+        let size = DescribeLogDirsTopic::default().with_partitions(vec![Default::default()]);
+        let log_dirs = DescribeLogDirsResponse::default().with_results(vec![log_dir.with_topics(vec![size])]);
         for (api, body) in [
             (ApiKey::Produce, encoded(ProduceResponse::default(), 9)),
             (ApiKey::ListOffsets, encoded(ListOffsetsResponse::default(), 7)),
@@ -236,6 +252,7 @@ mod tests {
             (ApiKey::DeleteTopics, encoded(DeleteTopicsResponse::default(), 6)),
             (ApiKey::CreatePartitions, encoded(CreatePartitionsResponse::default(), 3)),
             (ApiKey::DescribeConfigs, encoded(DescribeConfigsResponse::default(), 4)),
+            (ApiKey::DescribeLogDirs, encoded(log_dirs, 4)),
             (ApiKey::IncrementalAlterConfigs, encoded(IncrementalAlterConfigsResponse::default(), 1)),
             (ApiKey::InitProducerId, encoded(InitProducerIdResponse::default(), 4)),
         ] {

@@ -15,7 +15,7 @@ mod error;
 mod guard;
 mod records;
 
-pub use admin::{ConfigEntry, ConfigSource, NewTopic, Resource};
+pub use admin::{ConfigEntry, ConfigSource, LogDir, NewTopic, PartitionSize, Resource};
 pub use batch::{
     Batch, BatchBuilder, BatchError, NewRecord, Producer, Record, batches, header as batch_header,
 };

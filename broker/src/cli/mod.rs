@@ -1,13 +1,15 @@
-//! The command line's tools for a first look: `chronik topics`, `produce`, `consume`.
+//! The command line's tools for a first look: `chronik topics`, `produce`, `consume`, `log-dirs`.
 //!
 //! Each has its options as a clap `Args` and a `run` that brings its own small runtime.
 
 pub mod consume;
+pub mod log_dirs;
 pub mod produce;
 pub mod segment;
 pub mod topics;
 pub mod wal;
 
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -44,6 +46,21 @@ pub fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
 }
 
+/// Columns as wide as their widest cell, two spaces between.
+///
+/// # Errors
+/// When the output is closed.
+pub fn table(out: &mut impl Write, rows: Vec<Vec<String>>) -> Result<()> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|at| width(at).unwrap_or(0)).collect();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width));
+        writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
 /// Reads `NAME=VALUE`.
 ///
 /// # Errors
@@ -58,6 +75,14 @@ pub fn key_value(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tables_line_up() {
+        let mut out = Vec::new();
+        let rows = [["A", "LONG"], ["wide one", "x"]];
+        table(&mut out, rows.map(|row| row.map(str::to_owned).to_vec()).to_vec()).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "A         LONG\nwide one  x\n");
+    }
 
     #[test]
     fn settings_are_split_at_the_first_equals_sign() {

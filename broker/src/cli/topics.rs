@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use chronik_client::{Client, ConfigSource, NewTopic, Position, Resource, Topic};
 use clap::{Args, Subcommand};
 
-use super::{Server, key_value, runtime};
+use super::{Server, key_value, runtime, table};
 
 /// See and change topics
 #[derive(Debug, Args)]
@@ -218,29 +218,9 @@ fn replicas_of(replicas: i16) -> String {
     }
 }
 
-/// Columns as wide as their widest cell, two spaces between.
-fn table(out: &mut impl Write, rows: Vec<Vec<String>>) -> Result<()> {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|at| width(at).unwrap_or(0)).collect();
-    for row in &rows {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width));
-        writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tables_line_up() {
-        let mut out = Vec::new();
-        let rows = [["A", "LONG"], ["wide one", "x"]];
-        table(&mut out, rows.map(|row| row.map(str::to_owned).to_vec()).to_vec()).unwrap();
-        assert_eq!(String::from_utf8(out).unwrap(), "A         LONG\nwide one  x\n");
-    }
 
     #[test]
     fn one_is_not_many() {
