@@ -5,7 +5,7 @@
 
 pub mod host;
 mod life;
-mod rows;
+pub mod rows;
 pub mod servers;
 pub mod verdict;
 

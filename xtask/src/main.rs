@@ -10,6 +10,7 @@ mod fuzz;
 mod images;
 mod shapes;
 mod test;
+mod throughput;
 
 use std::path::{Path, PathBuf};
 
@@ -29,6 +30,8 @@ enum Task {
     Crash(crash::Args),
     /// Many partitions under load for long: what grows, what gets slower, and whether every record is right.
     Endurance(endurance::Args),
+    /// Kafka's own producer test and reading it back: Chronik beside Kafka, in MB/s.
+    Throughput(throughput::Args),
     /// Test all of it on a real Kubernetes.
     E2e(e2e::Args),
     /// Generate the request guard's table of message shapes from Kafka's schemas.
@@ -49,6 +52,7 @@ fn main() -> Result<()> {
         Task::Clients(args) => clients::run(&root, &args),
         Task::Crash(args) => crash::run(&root, &args),
         Task::Endurance(args) => endurance::run(&root, &args),
+        Task::Throughput(args) => throughput::run(&root, &args),
         Task::E2e(args) => e2e::run(&root, &args),
         Task::Shapes(args) => shapes::run(&root, &args),
         Task::Images(args) => images::run(&root, &args),

@@ -30,6 +30,8 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const CHARGE_STEP: usize = 256 << 10;
 /// Written at once at most, in pieces.
 const PIECES_MAX: usize = 256;
+/// Written by one call at most, in bytes.
+const WRITE_BYTES: usize = 256 << 10;
 
 /// The budget of all requests together: how many are in work, and their bytes.
 pub struct Budget {
@@ -408,25 +410,36 @@ fn ready_now<T>(answer: &mut Pin<Box<dyn Future<Output = T> + Send>>) -> Option<
     }
 }
 
+/// Writes all pieces. A large answer goes in parts, and others have their turn in between: the kernel's copying is the work
+/// of the thread that serves them all.
 async fn write_all(write: &mut OwnedWriteHalf, out: &mut Vec<Bytes>) -> io::Result<()> {
-    if let [one] = &out[..] {
-        write.write_all(one).await?;
-        out.clear();
-        return Ok(());
-    }
     let mut from = 0;
+    let mut turn = 0;
     while from < out.len() {
-        let slices: Vec<io::IoSlice<'_>> = out[from..].iter().map(|b| io::IoSlice::new(b)).collect();
+        let mut room = WRITE_BYTES;
+        let slices: Vec<io::IoSlice<'_>> = out[from..]
+            .iter()
+            .map_while(|piece| {
+                let part = piece.get(..piece.len().min(room))?;
+                room -= part.len();
+                (room > 0 || !part.is_empty()).then(|| io::IoSlice::new(part))
+            })
+            .collect();
         let mut written = write.write_vectored(&slices).await?;
         if written == 0 && out[from..].iter().any(|b| !b.is_empty()) {
             return Err(io::ErrorKind::WriteZero.into());
         }
+        turn += written;
         while from < out.len() && written >= out[from].len() {
             written -= out[from].len();
             from += 1;
         }
         if from < out.len() {
             out[from].advance(written);
+            if turn >= WRITE_BYTES {
+                turn = 0;
+                tokio::task::yield_now().await;
+            }
         }
     }
     out.clear();

@@ -23,6 +23,7 @@ use super::disk::Disk;
 use super::logs::PartitionMap;
 use super::now_ms;
 use super::partition::Partition;
+use super::read::step_back;
 use super::segments::{Limits, files_of, index, records_of, walk};
 use super::wal::files::sync_dir;
 use crate::metrics::CleanerMetrics;
@@ -111,6 +112,7 @@ impl Cleaner {
     }
 
     fn run(&mut self) {
+        step_back();
         loop {
             let backoff = Duration::from_millis(self.disk.live.load().cleaner_backoff_ms).max(LEAST_REST);
             let Some(work) = self.dirtiest() else {

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use bytes::Bytes;
 use chronik_client::compression;
@@ -13,6 +13,8 @@ use chronik_core::log::{
 };
 use chronik_core::record_batch::{BatchError, BatchHeader, Batches, Compression, Crc, RecordIter};
 
+use tokio::runtime::{Builder, Runtime};
+
 use super::partition::{Closed, Partition, State};
 use super::segments;
 use crate::api::partitions::{FoundOffset, Listeners, Offsets, PartitionReader, ReadBytes, ReadError};
@@ -21,6 +23,10 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// How much of a segment a search by time reads at once.
 const SEARCH_BYTES: usize = 1 << 20;
+/// Threads that read old records, at most.
+const READERS_MAX: usize = 32;
+/// The niceness (`nice(2)`) of threads that read old records.
+const BEHIND: i32 = 10;
 /// A plan may be overtaken by the segment writer, which moves bytes from the log into a segment.
 const TRIES: usize = 4;
 
@@ -268,11 +274,28 @@ fn place_of(found: TimestampAndOffset) -> FoundOffset {
     FoundOffset { timestamp: found.timestamp, offset: found.offset, leader_epoch: found.leader_epoch }
 }
 
+/// Threads for reading old records. A runtime that drives nothing brings them as they are needed, and ends them when
+/// nobody reads.
+static READERS: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
+    Builder::new_current_thread()
+        .max_blocking_threads(READERS_MAX)
+        .thread_name("reader")
+        .on_thread_start(step_back)
+        .build()
+});
+
+/// Gives this thread a lower priority than those that serve and commit: old records must not hold up new ones.
+pub(super) fn step_back() {
+    // Linux keeps it by thread. One that may not goes on as it is.
+    let _ = rustix::process::setpriority_process(None, BEHIND);
+}
+
 /// Runs disk I/O off the runtime's threads.
 async fn blocking<T: Send + 'static>(
     io: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, ReadError> {
-    match tokio::task::spawn_blocking(io).await {
+    let readers = READERS.as_ref().map_err(|e| ReadError::Storage(e.to_string()))?;
+    match readers.spawn_blocking(io).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(e)) => {
             tracing::error!("a read failed: {e}");

@@ -66,9 +66,19 @@ impl Disk {
     /// How many flush requests the device has completed since it came up; `None` where the
     /// kernel does not tell (a file system without a device of its own, or before 5.5).
     pub fn flushes(&self) -> Option<u64> {
+        self.stat(15)
+    }
+
+    /// Bytes written to the device since it came up.
+    pub fn written_bytes(&self) -> Option<u64> {
+        // Sectors of 512 bytes, whatever the device's own are.
+        Some(self.stat(6)? * 512)
+    }
+
+    /// A field of the device's counters, from 0 (`Documentation/block/stat.rst`).
+    fn stat(&self, field: usize) -> Option<u64> {
         let stat = fs::read_to_string(self.sys.as_ref()?.join("stat")).ok()?;
-        // Documentation/block/stat.rst: the 16th field.
-        stat.split_ascii_whitespace().nth(15)?.parse().ok()
+        stat.split_ascii_whitespace().nth(field)?.parse().ok()
     }
 
     fn attribute(&self, name: &str) -> Option<String> {

@@ -224,9 +224,11 @@ fn http_get(address: &str, path: &str) -> Result<String> {
 /// When Maven fails.
 pub fn fetch_kafka(root: &Path, into: &Path) -> Result<PathBuf> {
     let jars = into.join("kafka-4.3.1");
-    if !jars.join("complete").exists() {
+    let pom = root.join("xtask/kafka/pom.xml");
+    // Copied in full, by this list.
+    let (stamp, list) = (jars.join("complete"), fs::read_to_string(&pom)?);
+    if !fs::read_to_string(&stamp).is_ok_and(|copied| copied == list) {
         eprintln!("fetching Apache Kafka 4.3.1 from Maven Central");
-        let pom = root.join("xtask/kafka/pom.xml");
         let status = Command::new("mvn")
             .args(["--quiet", "--batch-mode", "--file"])
             .arg(pom)
@@ -235,7 +237,7 @@ pub fn fetch_kafka(root: &Path, into: &Path) -> Result<PathBuf> {
             .status()
             .context("cannot run mvn (is Maven installed?)")?;
         ensure!(status.success(), "mvn ended with {status}");
-        fs::write(jars.join("complete"), "")?;
+        fs::write(stamp, list)?;
     }
     Ok(jars)
 }

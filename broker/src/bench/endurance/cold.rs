@@ -1,6 +1,5 @@
 //! The cold consumer: a topic that was written before the load, and is read from its beginning beside it.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -72,8 +71,8 @@ pub async fn fill(bootstrap: &str, bytes: u64, seed: u64) -> Result<()> {
 ///
 /// # Errors
 /// When the broker cannot be reached or refuses, or records are missing.
-pub async fn read(bootstrap: Arc<str>) -> Result<ColdRead> {
-    let mut client = Client::connect(&bootstrap, PATIENCE).await?;
+pub async fn read(bootstrap: &str) -> Result<ColdRead> {
+    let mut client = Client::connect(bootstrap, PATIENCE).await?;
     let begun = Instant::now();
     let mut bytes = 0;
     for partition in 0..PARTITIONS as i32 {

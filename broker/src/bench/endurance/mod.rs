@@ -118,7 +118,13 @@ async fn drive(args: &EnduranceArgs) -> Result<Report> {
     let mut cold = None;
     if args.cold_mib > 0 {
         enter(&course, lasts.len());
-        cold = Some(cold::read(course.bootstrap.as_str().into()).await.context("the cold consumer")?);
+        // In a thread of its own: its work must not hold up those who measure.
+        let bootstrap = course.bootstrap.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(cold::read(&bootstrap))
+        });
+        cold = Some(read.await?.context("the cold consumer")?);
     }
     let lasted = begun.elapsed();
     println!("reading back");

@@ -16,6 +16,8 @@ use super::{Place, named};
 
 /// A walk reads so much at once, but for a batch that is larger.
 const WALK_BYTES: usize = 1 << 20;
+/// So much is asked of the device at once. The log's flushes share it, and wait behind what has been asked for.
+const STEP_BYTES: usize = 256 << 10;
 
 /// Where a file holds no whole batch although it should.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -36,6 +38,24 @@ impl Damage {
     }
 }
 
+/// Opens a file for reading. The kernel is told not to read ahead: it would ask the device for megabytes at once.
+fn open(path: &Path) -> io::Result<File> {
+    let file = File::open(path).map_err(|e| named(path, e))?;
+    // No more than advice.
+    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random);
+    Ok(file)
+}
+
+/// Fills `buf` from `at` on, in steps.
+fn fill(path: &Path, file: &File, buf: &mut [u8], at: u64) -> io::Result<()> {
+    let mut at = at;
+    for step in buf.chunks_mut(STEP_BYTES) {
+        file.read_exact_at(step, at).map_err(|e| named(path, e))?;
+        at += step.len() as u64;
+    }
+    Ok(())
+}
+
 /// The records of a batch, decompressed under a cap.
 pub fn records_of(header: &BatchHeader, batch: &Bytes) -> io::Result<Bytes> {
     if header.record_count == 0 {
@@ -54,11 +74,11 @@ pub fn walk<E: From<io::Error>>(
     end: u64,
     each: &mut dyn FnMut(u64, &BatchHeader, &Bytes) -> Result<bool, E>,
 ) -> Result<Option<Damage>, E> {
-    let file = File::open(path).map_err(|e| named(path, e))?;
+    let file = open(path)?;
     let (mut at, mut want, mut next) = (0, WALK_BYTES, 0);
     while at < end {
         let mut buf = vec![0; want.min((end - at) as usize)];
-        file.read_exact_at(&mut buf, at).map_err(|e| named(path, e))?;
+        fill(path, &file, &mut buf, at)?;
         let buf = Bytes::from(buf);
         let mut whole = 0;
         want = WALK_BYTES;
@@ -93,13 +113,13 @@ pub fn walk<E: From<io::Error>>(
 /// # Errors
 /// `InvalidData` for damage.
 pub fn read(place: &Place, from: Offset, to: Offset, max_bytes: usize, min_one: bool) -> io::Result<Bytes> {
-    let file = File::open(&place.path).map_err(|e| named(&place.path, e))?;
+    let file = open(&place.path)?;
     let rest = place.end.saturating_sub(place.at);
     // Enough for the skipped batches and the answer; a larger first batch is read again, alone.
     let mut want = (INDEX_EVERY + max_bytes as u64).min(rest);
     loop {
         let mut buf = vec![0; want as usize];
-        file.read_exact_at(&mut buf, place.at).map_err(|e| named(&place.path, e))?;
+        fill(&place.path, &file, &mut buf, place.at)?;
         let mut answer = 0..0;
         let mut complete = want == rest;
         let (mut whole, mut next) = (0, place.first);
