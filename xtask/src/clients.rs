@@ -130,7 +130,11 @@ fn install(places: &Places, chosen: &[&Client]) -> Result<()> {
     })
 }
 
-fn build_broker(root: &Path, target: &Path) -> Result<PathBuf> {
+/// Builds `chronik` as tests use it.
+///
+/// # Errors
+/// The build's.
+pub fn build_broker(root: &Path, target: &Path) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let done = std::process::Command::new(cargo)
         .args(["build", "--profile", "ci", "-p", "chronik-broker"])

@@ -3,6 +3,7 @@
 mod bench;
 mod charts;
 mod clients;
+mod compare;
 mod crash;
 mod e2e;
 mod endurance;
@@ -26,6 +27,8 @@ enum Task {
     Bench(bench::Args),
     /// Test the broker with Kafka's own clients.
     Clients(clients::Args),
+    /// Compact the same records with Kafka's own cleaner and with Chronik's, and compare what is left.
+    Compare(compare::Args),
     /// Crash, power-loss and fault tests against the real broker.
     Crash(crash::Args),
     /// Many partitions under load for long: what grows, what gets slower, and whether every record is right.
@@ -50,6 +53,7 @@ fn main() -> Result<()> {
         Task::Test(args) => test::run(&root, &args),
         Task::Bench(args) => bench::run(&root, &args),
         Task::Clients(args) => clients::run(&root, &args),
+        Task::Compare(args) => compare::run(&root, &args),
         Task::Crash(args) => crash::run(&root, &args),
         Task::Endurance(args) => endurance::run(&root, &args),
         Task::Throughput(args) => throughput::run(&root, &args),

@@ -23,7 +23,7 @@ struct Step {
     run: fn(&Path) -> Result<()>,
 }
 
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     Step { name: "format", what: "rustfmt finds nothing to change", run: format },
     Step { name: "lints", what: "clippy has nothing to say", run: lints },
     Step { name: "deny", what: "licences, sources and bans of all dependencies", run: deny },
@@ -37,6 +37,7 @@ const STEPS: [Step; 12] = [
         what: "1,000 partitions, retention and compaction, nothing grows",
         run: endurance,
     },
+    Step { name: "compare", what: "compaction leaves what Kafka's own cleaner leaves", run: compare },
     Step { name: "clients", what: "Kafka's own clients, before and after restarts", run: clients },
     Step { name: "fuzz", what: "every decoder under libFuzzer, 10 s each", run: fuzz },
     Step { name: "e2e", what: "operator, brokers and clients on a real Kubernetes", run: e2e },
@@ -211,6 +212,11 @@ fn endurance(root: &Path) -> Result<()> {
     let program = chronik.to_string_lossy();
     let short = ["endurance", "--no-kafka", "--minutes", "1.2", "--cold-mib", "256", "--program", &program];
     xtask(root, &short)
+}
+
+fn compare(root: &Path) -> Result<()> {
+    let chronik = binary(root, "chronik")?;
+    xtask(root, &["compare", "--program", &chronik.to_string_lossy()])
 }
 
 fn clients(root: &Path) -> Result<()> {

@@ -224,16 +224,26 @@ pub struct Batch {
     pub base_offset: i64,
     /// The offset after its last record, whether or not cleaning left that record.
     pub next_offset: i64,
-    /// Compression (bits 0-2), LogAppendTime (3), transactional (4), control (5).
+    /// Compression (bits 0-2), LogAppendTime (3), transactional (4), control (5), delete horizon (6).
     pub attributes: i16,
     /// How many records it says it has.
     pub count: i32,
+    /// The latest time of its records, or the broker's own under LogAppendTime, milliseconds since 1970.
+    pub max_timestamp: i64,
+    /// The idempotent producer that sent it.
+    pub producer: Option<Producer>,
+    /// The producer's number of the first record; -1 without.
+    pub base_sequence: i32,
     base_timestamp: i64,
-    max_timestamp: i64,
     payload: Bytes,
 }
 
 impl Batch {
+    /// From when on a cleaner may drop its tombstones, milliseconds since 1970, once one has seen them (KIP-534).
+    pub fn delete_horizon_ms(&self) -> Option<i64> {
+        (self.attributes & 0x40 != 0).then_some(self.base_timestamp)
+    }
+
     /// Whether this is a transaction's marker and not data.
     pub fn is_control(&self) -> bool {
         self.attributes & 0x20 != 0
@@ -343,7 +353,8 @@ impl Batches {
             .ok_or(BatchError::Malformed { offset, what: "offsets out of range" })?;
         let base_timestamp = head.get_i64();
         let max_timestamp = head.get_i64();
-        head.advance(header::COUNT - header::PRODUCER_ID);
+        let producer = Producer { id: head.get_i64(), epoch: head.get_i16() };
+        let base_sequence = head.get_i32();
         let count = head.get_i32();
         let payload = bytes.slice(header::BYTES..);
         Ok(Batch {
@@ -351,8 +362,10 @@ impl Batches {
             next_offset,
             attributes,
             count,
-            base_timestamp,
             max_timestamp,
+            producer: Some(producer).filter(|producer| producer.id >= 0),
+            base_sequence,
+            base_timestamp,
             payload,
         })
     }
@@ -458,6 +471,8 @@ mod tests {
         let batches: Vec<_> = batches(built()).collect::<Result<_, _>>().unwrap();
         let [batch] = batches.as_slice() else { panic!("one batch") };
         assert_eq!((batch.base_offset, batch.next_offset, batch.count), (0, 3, 3));
+        assert_eq!((batch.producer, batch.base_sequence), (Some(Producer { id: 77, epoch: 3 }), 500));
+        assert_eq!((batch.max_timestamp, batch.delete_horizon_ms()), (70_000, None));
         let records = batch.records().unwrap();
         assert_eq!(records[0].value.as_deref(), Some(b"v".as_slice()));
         assert_eq!((records[1].timestamp, &records[1].key, &records[1].value), (900, &None, &None));

@@ -1,6 +1,7 @@
 //! `chronik bench`: a load generator for any Kafka-protocol broker, with reading back, and
 //! `chronik bench floor`, the yardstick beside it.
 
+mod compare;
 mod endurance;
 mod engine;
 mod floor;
@@ -79,6 +80,8 @@ enum BenchCommand {
     Floor(FloorArgs),
     /// Load 1,000 partitions for long, with retention and compaction, and check every record
     Endurance(endurance::EnduranceArgs),
+    /// Send the same keyed records to two brokers and compare what compaction leaves of them
+    Compare(compare::CompareArgs),
 }
 
 /// Options of the floor.
@@ -209,6 +212,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
     match &args.command {
         Some(BenchCommand::Floor(floor)) => run_floor(floor),
         Some(BenchCommand::Endurance(endurance)) => endurance::run(endurance),
+        Some(BenchCommand::Compare(compare)) => compare::run(compare),
         None => run_broker(&args),
     }
 }

@@ -19,7 +19,7 @@ use crate::record_batch::NO_TIMESTAMP;
 /// What a topic asks for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Policy {
-    /// `min.cleanable.dirty.ratio`: the part of the log that must be dirty before it is cleaned.
+    /// `min.cleanable.dirty.ratio`: more than this part of the log must be dirty before it is cleaned.
     pub min_dirty_ratio: f64,
     /// `min.compaction.lag.ms`: younger records are not touched.
     pub min_lag_ms: i64,
@@ -64,21 +64,22 @@ pub fn plan(
     now_ms: i64,
 ) -> Option<Plan> {
     let old_enough = |s: &&Closed| {
-        s.end_offset <= limit
-            && (policy.min_lag_ms <= 0
-                || s.max_timestamp == NO_TIMESTAMP
-                || now_ms.saturating_sub(s.max_timestamp) >= policy.min_lag_ms)
+        // What was cleaned has its age behind it: a record of the future there holds up nothing that follows.
+        let is_old = s.end_offset <= cleaned_to
+            || policy.min_lag_ms <= 0
+            || s.max_timestamp == NO_TIMESTAMP
+            || now_ms.saturating_sub(s.max_timestamp) >= policy.min_lag_ms;
+        s.end_offset <= limit && is_old
     };
     let cleanable: Vec<&Closed> = closed.iter().take_while(old_enough).collect();
     let end = cleanable.last()?.end_offset;
-    let is_dirty = |s: &&&Closed| s.end_offset > cleaned_to;
-    let oldest = cleanable.iter().find(is_dirty)?;
     let size = |of: &[&Closed]| of.iter().map(|s| s.bytes).sum::<u64>();
-    let dirty: u64 = cleanable.iter().filter(is_dirty).map(|s| s.bytes).sum();
-    let dirty_ratio = dirty as f64 / size(&cleanable).max(1) as f64;
-    let overdue = oldest.first_timestamp != NO_TIMESTAMP
-        && now_ms.saturating_sub(oldest.first_timestamp) > policy.max_lag_ms;
-    let worth = overdue || (dirty > 0 && dirty_ratio >= policy.min_dirty_ratio);
+    let dirty: Vec<&Closed> = cleanable.iter().filter(|s| s.end_offset > cleaned_to).copied().collect();
+    let dirty_ratio = size(&dirty) as f64 / size(&cleanable).max(1) as f64;
+    // Records do not always come in the order of their times.
+    let oldest = dirty.iter().map(|s| s.first_timestamp).filter(|time| *time > 0).min();
+    let overdue = oldest.is_some_and(|time| now_ms.saturating_sub(time) > policy.max_lag_ms);
+    let worth = size(&dirty) > 0 && (overdue || dirty_ratio > policy.min_dirty_ratio);
     worth.then(|| Plan { dirty_from: cleaned_to.max(cleanable[0].base_offset), end, dirty_ratio, overdue })
 }
 

@@ -137,6 +137,19 @@ fn the_last_batch_of_a_known_producer_stays_without_records() {
 }
 
 #[test]
+fn a_producers_tombstone_that_goes_leaves_no_horizon_behind() {
+    let tombstone = BatchBuilder::new().at(0, LeaderEpoch(0)).producer(ProducerId(7), ProducerEpoch(1), 3);
+    let log = tombstone.record(5, Some(b"a"), None).build();
+    let first = cleaned(&log, 100, 1000, |_| true);
+    assert_eq!(each(&first).next().and_then(|(header, _)| header.delete_horizon_ms()), Some(1100));
+    let after = cleaned(&first, 100, 1100, |_| true);
+    let (header, _) = each(&after).next().unwrap();
+    assert_eq!((header.record_count, header.base_sequence, header.max_timestamp), (0, 3, 5));
+    assert_eq!((header.delete_horizon_ms(), header.base_timestamp), (None, -1), "as Kafka writes it");
+    assert_eq!(cleaned(&after, 100, 2000, |_| true), after);
+}
+
+#[test]
 fn offsets_that_do_not_ascend_are_not_believed() {
     let mut lying = batch(5, &[("a", Some("1"))]);
     lying[64] = 20; // The record's offset delta: 10.
@@ -173,8 +186,8 @@ fn a_log_is_cleaned_when_enough_of_it_is_dirty_or_too_old() {
     let log: Vec<Closed> = (0..4).map(|n| closed(n, 100)).collect();
     let at = |cleaned_to| plan(&POLICY, &log, cleaned_to, 40, 0);
     assert_eq!(at(0).map(|p| (p.dirty_from, p.end, p.dirty_ratio)), Some((0, 40, 1.0)));
-    assert_eq!(at(20).map(|p| p.dirty_ratio), Some(0.5));
-    assert_eq!(at(30), None, "a quarter is not enough");
+    assert_eq!(at(10).map(|p| p.dirty_ratio), Some(0.75));
+    assert_eq!(at(20), None, "a half is not more than a half, and Kafka waits for more");
     assert_eq!(at(40), None, "nothing is dirty");
     assert_eq!(plan(&POLICY, &[], 0, 40, 0), None);
     let impatient = Policy { max_lag_ms: 1000, ..POLICY };
@@ -193,6 +206,24 @@ fn what_is_young_or_not_stable_is_not_touched() {
         "1,500 is old enough, 2,500 is not"
     );
     assert_eq!(plan(&POLICY, &log, 0, 39, 0).map(|p| p.end), Some(30));
+}
+
+#[test]
+fn a_record_of_the_future_that_was_cleaned_holds_up_nothing() {
+    let mut log: Vec<Closed> = (0..4).map(|n| closed(n, 100)).collect();
+    log[0].max_timestamp = 1_000_000;
+    let patient = Policy { min_lag_ms: 1000, ..POLICY };
+    assert_eq!(plan(&patient, &log, 0, 40, 10_000), None);
+    assert_eq!(plan(&patient, &log, 10, 40, 10_000).map(|p| (p.dirty_from, p.end)), Some((10, 40)));
+}
+
+#[test]
+fn an_old_record_behind_a_younger_one_is_overdue_too() {
+    let mut log: Vec<Closed> = (0..4).map(|n| closed(n, 100)).collect();
+    log[2].first_timestamp = 9_000;
+    let impatient = Policy { max_lag_ms: 1000, min_dirty_ratio: 1.0, ..POLICY };
+    let overdue_at = |now_ms| plan(&impatient, &log, 20, 40, now_ms).map(|p| (p.end, p.overdue));
+    assert_eq!([4000, 4001].map(overdue_at), [None, Some((40, true))]);
 }
 
 #[test]

@@ -77,8 +77,9 @@ impl BatchRewriter {
         let stamped = self.header.timestamp_type() == TimestampType::LogAppendTime;
         let mut header = BatchHeader { record_count: self.count, ..self.header };
         if self.count == 0 {
-            // Without records there is nothing to be decompressed.
-            header.attributes &= !COMPRESSION_MASK;
+            // Without records there is nothing to be decompressed, no tombstone, and no time that counts from another.
+            header.attributes &= !(COMPRESSION_MASK | DELETE_HORIZON_BIT);
+            header.base_timestamp = NO_TIMESTAMP;
         } else if !stamped {
             header.max_timestamp = self.max_timestamp;
         }

@@ -19,6 +19,7 @@ use chronik_client::{Client, NewTopic};
 use clap::Args;
 use tokio::task::JoinSet;
 
+pub use self::course::now_ms;
 use self::course::{Course, PHASES};
 use self::produce::Sender;
 use self::report::Report;
@@ -190,7 +191,7 @@ async fn start(
 }
 
 /// Creates a topic and waits until all its partitions have a leader that answers.
-async fn create(client: &mut Client, topic: &NewTopic) -> Result<()> {
+pub async fn create(client: &mut Client, topic: &NewTopic) -> Result<()> {
     client.create_topic(topic).await?;
     let described = super::plan::with_leaders(client, &topic.name).await?;
     let begun = Instant::now();
