@@ -96,6 +96,7 @@ impl Scrub {
         if self.policy().is_off() {
             self.due.clear();
             self.planned_at = None;
+            self.metrics.full_pass.set(0);
             return OFF_REST;
         }
         let is_stale = |at: Instant| at.elapsed() >= PLAN_EVERY;
@@ -125,11 +126,12 @@ impl Scrub {
                 let Seen { key, bytes, verified_ms, suspect } = segment;
                 Seen { key: (partition.id, key), bytes, verified_ms, suspect }
             });
-            seen.extend(segments.filter(|segment| !self.failed.contains_key(&segment.key)));
+            seen.extend(segments);
         }
         let policy = self.policy();
-        let Plan { due, bytes_per_second, rest_ms, complete_since_ms, pass_takes_ms } =
+        let Plan { mut due, bytes_per_second, rest_ms, complete_since_ms, pass_takes_ms } =
             plan(&policy, seen, now_ms());
+        due.retain(|key| !self.failed.contains_key(key));
         self.metrics.damaged_segments.set(i64::try_from(damaged).unwrap_or(i64::MAX));
         self.metrics.full_pass.set(complete_since_ms.max(0) / 1000);
         let is_slow = pass_takes_ms.is_some();
