@@ -108,10 +108,10 @@ mod tests {
     #[test]
     fn what_was_verified_longest_ago_comes_first_and_young_ones_rest() {
         let log =
-            vec![seen(1, MIB, 60), seen(2, MIB, 49), seen(3, MIB, 90), seen(4, MIB, 50), seen(5, MIB, 90)];
+            vec![seen(1, MIB, 60), seen(2, MIB, 49), seen(3, MIB, 80), seen(4, MIB, 50), seen(5, MIB, 80)];
         let plan = plan(&POLICY, log, NOW);
         assert_eq!(plan.due, [3, 5, 1, 4], "half of the interval is 50 hours");
-        assert_eq!(plan.complete_since_ms, NOW - 90 * HOUR);
+        assert_eq!(plan.complete_since_ms, NOW - 80 * HOUR);
         assert_eq!((plan.bytes_per_second, plan.pass_takes_ms), (MIB, None), "not slower");
     }
 

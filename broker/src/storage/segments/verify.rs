@@ -139,41 +139,53 @@ fn resume(
     damage: &Damage,
     cursor: &Cursor,
 ) -> io::Result<Option<(u64, Offset)>> {
-    if let Some(at) = damage.behind
-        && let Some(offset) = probe(read, at, damage.next, cursor)?
-    {
-        return Ok(Some((at, offset)));
+    // Several may be damaged, one behind the other. Their lengths lead on as long as they make sense.
+    let mut next = damage.behind;
+    for _ in 0..PROBES_MAX {
+        let Some(at) = next else { break };
+        let Some(header) = header_at(read, at, damage.next, cursor)? else { break };
+        if is_whole(read, at, &header)? {
+            return Ok(Some((at, header.base_offset)));
+        }
+        next = Some(at + header.size_in_bytes() as u64);
     }
-    let behind = known.iter().filter(|entry| entry.at > damage.at);
-    for entry in behind.take(PROBES_MAX) {
-        if probe(read, entry.at, damage.next, cursor)? == Some(entry.offset) {
+    for entry in known.iter().filter(|entry| entry.at > damage.at).take(PROBES_MAX) {
+        let header = header_at(read, entry.at, damage.next, cursor)?;
+        if let Some(header) = header.filter(|header| header.base_offset == entry.offset)
+            && is_whole(read, entry.at, &header)?
+        {
             return Ok(Some((entry.at, entry.offset)));
         }
     }
     Ok(None)
 }
 
-/// The offset of the batch there, if it is whole and belongs behind `next`.
-fn probe(read: ReadAt<'_>, at: u64, next: Offset, cursor: &Cursor) -> io::Result<Option<Offset>> {
-    let mut read = |len: usize| match read(at, len) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if is_damage(&e) => Ok(None),
-        Err(e) => Err(e),
-    };
+/// The header there, if it could be that of a batch behind `next`.
+fn header_at(read: ReadAt<'_>, at: u64, next: Offset, cursor: &Cursor) -> io::Result<Option<BatchHeader>> {
     let rest = cursor.end.saturating_sub(at);
     if rest < HEADER_LEN as u64 {
         return Ok(None);
     }
-    let header = read(HEADER_LEN)?.and_then(|bytes| BatchHeader::parse(&bytes).ok());
-    let Some(header) = header else { return Ok(None) };
-    let size = header.size_in_bytes();
-    if size as u64 > rest || size > BATCH_BYTES_MAX {
-        return Ok(None);
+    let header = readable(read(at, HEADER_LEN))?.and_then(|bytes| BatchHeader::parse(&bytes).ok());
+    Ok(header.filter(|header| {
+        let size = header.size_in_bytes();
+        let fits = size as u64 <= rest && size <= BATCH_BYTES_MAX;
+        fits && header.base_offset >= next && header.next_offset() <= cursor.end_offset
+    }))
+}
+
+fn is_whole(read: ReadAt<'_>, at: u64, header: &BatchHeader) -> io::Result<bool> {
+    let batch = readable(read(at, header.size_in_bytes()))?;
+    Ok(batch.is_some_and(|batch| Batches::new(&batch, Crc::Check).next().is_some_and(|found| found.is_ok())))
+}
+
+/// What was read; `None` where the device has lost it.
+fn readable(read: io::Result<Bytes>) -> io::Result<Option<Bytes>> {
+    match read {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if is_damage(&e) => Ok(None),
+        Err(e) => Err(e),
     }
-    let Some(batch) = read(size)? else { return Ok(None) };
-    let is_whole = Batches::new(&batch, Crc::Check).next().is_some_and(|found| found.is_ok());
-    let belongs = header.base_offset >= next && header.next_offset() <= cursor.end_offset;
-    Ok((is_whole && belongs).then_some(header.base_offset))
 }
 
 /// Verifies the file at `path`.

@@ -145,13 +145,12 @@ fn damage_at_many_places_is_told_apart_within_bounds() {
     for n in [0, 7, 8, 99] {
         bed.spoil(bed.at(n) + 80, &[0xff]);
     }
-    // Two that follow one on the other.
-    assert_eq!(bed.offsets(), [(0, 1), (7, 8), (8, 9), (99, 100)]);
+    assert_eq!(bed.offsets(), [(0, 1), (7, 9), (99, 100)]);
     for n in 0..BATCHES / 2 {
         bed.spoil(bed.at(2 * n) + 80, &[0xff]);
     }
     let offsets = bed.offsets();
-    assert_eq!((offsets.len(), offsets.last()), (16, Some(&(28, END))));
+    assert_eq!((offsets.len(), offsets.last()), (16, Some(&(32, END))));
 }
 
 /// A device that cannot give some of its bytes.
@@ -172,9 +171,8 @@ fn an_unreadable_place_costs_the_batch_that_holds_it() {
         Ok::<_, io::Error>(())
     };
     let damaged = verify::verify(read, &index::entries(&bed.path()), &bed.extent(), each).unwrap().damaged;
-    let offsets = (damaged[0].from_offset, damaged[0].to_offset);
-    assert!(damaged.len() == 1 && offsets.0 == 40 && offsets.1 <= 62, "{damaged:?}");
-    assert_eq!(seen, END - (offsets.1 - offsets.0));
+    let offsets: Vec<_> = damaged.iter().map(|d| (d.from_offset, d.to_offset)).collect();
+    assert_eq!((offsets, seen), (vec![(40, 41)], END - 1));
     // A process without descriptors says nothing about the file.
     let starved = &mut |_: u64, _: usize| Err(io::Error::from_raw_os_error(libc::EMFILE));
     let each = &mut |_: &BatchHeader, _: &Bytes| Ok::<_, io::Error>(());

@@ -7,15 +7,15 @@ use std::path::Path;
 
 use bytes::Bytes;
 use chronik_core::ids::Offset;
-use chronik_core::record_batch::{BatchError, BatchHeader, Batches, Crc};
+use chronik_core::record_batch::{BatchError, BatchHeader, Batches, Crc, HEADER_LEN};
 use thiserror::Error;
 
 use super::named;
 
 /// A walk reads so much at once, but for a batch that is larger.
 const WALK_BYTES: usize = 1 << 20;
-/// Around what cannot be read, it reads by so much.
-const SMALL_BYTES: usize = 4 << 10;
+/// Around what cannot be read, it reads less and less, down to a header, and then what that one asks for.
+const SMALL_BYTES: usize = HEADER_LEN;
 /// No batch is larger: half of the largest WAL file. A length beyond it is damage, and no reason to allocate.
 pub const BATCH_BYTES_MAX: usize = 128 << 20;
 
