@@ -1,32 +1,20 @@
 //! The real binary over time: retention, compaction and deletion, and what is there after a kill.
 
 mod common;
+mod logs;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use chronik_client::{Acks, BatchBuilder, Client, NewRecord, NewTopic, Position, Record, batches};
+use anyhow::{Result, ensure};
+use chronik_client::{Acks, BatchBuilder, Client, NewRecord, Position, Record};
 
 use common::{Broker, PATIENCE};
-
-/// Everything that takes time is to come soon.
-const SOON: &str = "log.retention.check.interval.ms: 200\n\
-    log.cleaner.backoff.ms: 100\n\
-    log.segment.delete.delay.ms: 100";
-
-/// Time, key and value of a record.
-type Plain<'a> = (i64, &'a [u8], Option<&'a [u8]>);
-
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
-}
+use logs::{Plain, client, now_ms, produce, read, segment_files, topic};
 
 fn start(dir: &Path) -> Result<Broker> {
-    let mut broker = common::start(dir, SOON)?;
-    broker.until("/readyz", "\"ready\":true")?;
-    Ok(broker)
+    logs::start(dir, "")
 }
 
 /// As after a power cut, but for the kernel's caches.
@@ -35,43 +23,6 @@ fn killed(mut broker: Broker, dir: &Path) -> Result<Broker> {
     broker.child.wait()?;
     drop(broker);
     start(dir)
-}
-
-async fn client(broker: &Broker) -> Result<Client> {
-    Ok(Client::connect(&format!("127.0.0.1:{}", broker.kafka), Duration::from_secs(10)).await?)
-}
-
-async fn topic(client: &mut Client, name: &str, settings: &[(&str, &str)]) -> Result<()> {
-    let configs = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-    let topic = NewTopic { name: name.to_string(), partitions: Some(1), replication_factor: None, configs };
-    client.create_topic(&topic).await?;
-    Ok(())
-}
-
-async fn produce(client: &mut Client, topic: &str, records: &[Plain<'_>]) -> Result<i64> {
-    let mut batch = BatchBuilder::new();
-    for (timestamp, key, value) in records {
-        batch.push(NewRecord { timestamp: *timestamp, key: Some(key), value: *value, headers: &[] });
-    }
-    client.produce(topic, 0, Acks::All, batch.build()).await?.context("an offset")
-}
-
-/// All records from `from` on.
-async fn read(client: &mut Client, topic: &str, from: i64) -> Result<Vec<Record>> {
-    let end = client.list_offset(topic, 0, Position::Latest).await?;
-    let mut records: Vec<Record> = Vec::new();
-    let mut at = from;
-    let begun = Instant::now();
-    while at < end {
-        ensure!(begun.elapsed() < PATIENCE, "{topic} is read up to {at} of {end}");
-        let fetched = client.fetch(topic, 0, at, 1 << 20, 100).await?;
-        for batch in batches(fetched.records) {
-            let batch = batch?;
-            records.extend(batch.records()?.into_iter().filter(|r| r.offset >= at));
-            at = at.max(batch.next_offset);
-        }
-    }
-    Ok(records)
 }
 
 /// Waits until a partition begins at `wanted` or later.
@@ -85,24 +36,6 @@ async fn begins_at(client: &mut Client, topic: &str, wanted: i64) -> Result<i64>
         ensure!(begun.elapsed() < PATIENCE, "{topic} begins at {start}, not at {wanted}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-}
-
-/// Every segment file below the data directory, with its size.
-fn segment_files(dir: &Path) -> Result<BTreeMap<PathBuf, u64>> {
-    let mut found = BTreeMap::new();
-    let mut dirs = vec![dir.join("data/topics")];
-    while let Some(dir) = dirs.pop() {
-        for entry in std::fs::read_dir(&dir).into_iter().flatten() {
-            let entry = entry?;
-            // A file may go between the two looks.
-            let Ok(metadata) = entry.metadata() else { continue };
-            match metadata.is_dir() {
-                true => dirs.push(entry.path()),
-                false => _ = found.insert(entry.path(), metadata.len()),
-            }
-        }
-    }
-    Ok(found)
 }
 
 #[tokio::test(flavor = "multi_thread")]

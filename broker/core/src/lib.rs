@@ -10,5 +10,6 @@ pub mod ids;
 pub mod log;
 pub mod metadata;
 pub mod record_batch;
+pub mod scrub;
 pub mod store;
 pub mod wal;

@@ -122,6 +122,10 @@ async fn look_up(
     find(partition, timestamp, sight).await.map_err(|e| match e {
         ReadError::NotLeader => ResponseError::NotLeaderOrFollower,
         ReadError::OutOfRange { .. } => ResponseError::OffsetOutOfRange,
+        ReadError::Damaged(why) => {
+            tracing::debug!(partition = %id, "{why}");
+            ResponseError::KafkaStorageError
+        }
         ReadError::Storage(why) => {
             tracing::error!(partition = %id, "offsets cannot be looked up: {why}");
             ResponseError::KafkaStorageError

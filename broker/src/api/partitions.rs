@@ -67,6 +67,9 @@ pub enum ReadError {
     NotLeader,
     #[error("the partition's data cannot be read: {0}")]
     Storage(String),
+    /// It is known that these records are damaged, and was told when it was found out.
+    #[error("the partition's data is damaged: {0}")]
+    Damaged(String),
 }
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use chronik_client::compression::Codec;
+use chronik_core::ids::Offset;
 use chronik_core::record_batch::{BatchHeader, RecordIter};
 use clap::{Args, Subcommand};
 
-use crate::storage::segments;
+use crate::storage::segments::{self, Extent, index};
 
 #[derive(Args)]
 pub struct SegmentArgs {
@@ -133,26 +134,48 @@ fn inspect(path: &Path, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
+/// The same reading, and the same words for what it finds, as the broker's scrub.
 fn verify(paths: &[PathBuf], out: &mut dyn Write) -> Result<()> {
     let mut damaged = 0;
     each(paths, &mut |path| {
-        let walked = walk(path, &mut |_, header, batch| {
-            records_of(header, batch).map(|_| ()).with_context(|| format!("{}", path.display()))
-        })?;
-        match &walked.rest {
-            None => writeln!(out, "whole    {}: {} records", path.display(), walked.records)?,
-            Some(rest) => {
-                damaged += 1;
-                writeln!(out, "damaged  {}: {rest}", path.display())?;
+        let bytes = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
+        let extent = Extent { base_offset: base_offset_of(path), bytes, end_offset: i64::MAX };
+        let (mut records, mut unopened) = (0, None);
+        let verified = segments::verify_file(path, &extent, &mut |header, batch| {
+            records += u64::from(header.record_count.unsigned_abs());
+            if let Err(e) = records_of(header, batch) {
+                unopened.get_or_insert(e);
             }
+            Ok::<_, io::Error>(())
+        })?;
+        for stretch in &verified.damaged {
+            writeln!(out, "damaged  {}: {stretch}", path.display())?;
+        }
+        if let Some(e) = &unopened {
+            writeln!(out, "damaged  {}: {e:#}", path.display())?;
+        }
+        if !verified.damaged.is_empty() || unopened.is_some() {
+            damaged += 1;
+            return Ok(());
+        }
+        writeln!(out, "whole    {}: {records} records", path.display())?;
+        if !index::belongs(path, &verified.entries) {
+            writeln!(out, "index    {}: is not of this file; a broker builds it anew", path.display())?;
         }
         Ok(())
     })?;
     ensure!(
         damaged == 0,
-        "{damaged} files do not end with a whole batch: damage, or what a broker that was killed had not synced"
+        "{damaged} files are not whole: damage, or, at the end of the newest file of a partition, what a broker that was \
+         killed had not synced"
     );
     Ok(())
+}
+
+/// As the name of the file says.
+fn base_offset_of(path: &Path) -> Offset {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.split('.').next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
 fn dump(path: &Path, out: &mut dyn Write) -> Result<()> {
@@ -230,6 +253,14 @@ mod tests {
         std::fs::write(&path, bytes).unwrap();
         let text = shown(&|out| assert!(verify(&dirs, out).is_err()));
         assert!(text.starts_with("damaged") && text.contains("checksum"), "{text}");
+        assert!(text.contains("offsets from 2 on cannot be read"), "{text}");
+        std::fs::write(&path, [batch(0), vec![7; 90], batch(2)].concat()).unwrap();
+        let text = shown(&|out| assert!(verify(&dirs, out).is_err()));
+        assert!(text.contains(&format!("bytes {} to", batch(0).len())), "{text}");
+        std::fs::write(&path, batch(0)).unwrap();
+        std::fs::write(path.with_extension("index"), [1; 32]).unwrap();
+        let text = shown(&|out| verify(&dirs, out).unwrap());
+        assert!(text.starts_with("whole") && text.contains("index    "), "{text}");
         assert!(each(&[dir.path().join("none.txt")], &mut |path| inspect(path, &mut io::sink())).is_err());
     }
 }

@@ -41,6 +41,7 @@ pub struct Metrics {
     pub partitions_fenced: Gauge,
     pub metadata_offset: Gauge,
     pub cleaner: CleanerMetrics,
+    pub scrub: ScrubMetrics,
     wal: wal::Families,
     profiles: Mutex<BTreeMap<String, Arc<ProfileMetrics>>>,
     definitions: profiles::Definitions,
@@ -98,6 +99,18 @@ pub struct CleanerMetrics {
     pub seconds: Histogram,
 }
 
+/// Counts of the scrub.
+#[derive(Clone, Debug, Default)]
+pub struct ScrubMetrics {
+    pub bytes: Counter,
+    /// Files that could not be looked at, though nothing says that they are damaged.
+    pub failures: Counter,
+    pub rebuilt_indexes: Counter,
+    pub damaged_segments: Gauge,
+    /// Seconds since 1970.
+    pub full_pass: Gauge,
+}
+
 impl Default for CleanerMetrics {
     fn default() -> Self {
         CleanerMetrics {
@@ -151,6 +164,7 @@ impl Metrics {
             partitions_fenced: Gauge::default(),
             metadata_offset: Gauge::default(),
             cleaner: CleanerMetrics::default(),
+            scrub: ScrubMetrics::default(),
             wal: wal::Families::register(&mut registry),
             profiles: Mutex::default(),
             definitions: profiles::Definitions::register(&mut registry),
@@ -198,6 +212,13 @@ impl Metrics {
             ),
             ("cleaner_read_bytes", "Bytes of segments that compaction replaced", &self.cleaner.bytes_read),
             ("cleaner_written_bytes", "Bytes of segments that took their place", &self.cleaner.bytes_written),
+            ("scrub_verified_bytes", "Bytes of segments that the scrub read and verified", &self.scrub.bytes),
+            ("scrub_failures", "Segments that the scrub could not look at", &self.scrub.failures),
+            (
+                "scrub_rebuilt_indexes",
+                "Indexes that did not belong to their segment and were built anew",
+                &self.scrub.rebuilt_indexes,
+            ),
         ] {
             registry.register(name, help, counter.clone());
         }
@@ -215,6 +236,12 @@ impl Metrics {
             ("partitions", "Partitions in the cluster", &self.partitions),
             ("partitions_fenced", "Partitions not served because records are lost", &self.partitions_fenced),
             ("metadata_offset", "The last metadata record applied", &self.metadata_offset),
+            ("scrub_damaged_segments", "Segments that are known to be damaged", &self.scrub.damaged_segments),
+            (
+                "scrub_full_pass_timestamp_seconds",
+                "All closed segments were verified or written since then",
+                &self.scrub.full_pass,
+            ),
         ] {
             registry.register(name, help, gauge.clone());
         }

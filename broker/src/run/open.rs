@@ -116,7 +116,8 @@ pub(super) async fn open(
         profiles: observer.profiles.definitions(),
     };
     let (logs, disk, recovered_bytes) = {
-        let (config, metadata, cleaner) = (config.clone(), metadata.clone(), metrics.cleaner.clone());
+        let (config, metadata) = (config.clone(), metadata.clone());
+        let (cleaner, scrub) = (metrics.cleaner.clone(), metrics.scrub.clone());
         tokio::task::spawn_blocking(move || -> Result<_> {
             let (wal, partitions) = logs::open(&config.data_dir, options)?.split();
             let recovered_bytes = wal.recovered.replayed_bytes;
@@ -126,7 +127,7 @@ pub(super) async fn open(
             let image = metadata.image();
             let reserve = config.disk_reserve_bytes;
             let id = config.broker_id;
-            let logs = LogManager::start(id, disk.clone(), partitions, &image, reserve, cleaner)?;
+            let logs = LogManager::start(id, disk.clone(), partitions, &image, reserve, cleaner, scrub)?;
             Ok((logs, disk, recovered_bytes))
         })
         .await??

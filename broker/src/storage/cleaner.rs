@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -22,44 +22,17 @@ use chronik_core::store::checkpoint::SegmentState;
 use super::disk::Disk;
 use super::logs::PartitionMap;
 use super::now_ms;
+use super::pace::Pace;
 use super::partition::Partition;
 use super::read::step_back;
 use super::segments::{Limits, files_of, index, records_of, walk};
 use super::wal::files::sync_dir;
 use crate::metrics::CleanerMetrics;
 
-/// The pace is looked at after so many bytes.
-const PACE_BYTES: u64 = 256 << 10;
 /// A partition whose records could not be read is left alone for so long.
 const AFTER_AN_ERROR: Duration = Duration::from_secs(600);
 const AFTER_A_RACE: Duration = Duration::from_secs(5);
 const LEAST_REST: Duration = Duration::from_millis(100);
-
-/// Wakes the cleaner, and ends it.
-#[derive(Default)]
-pub struct Cleaning {
-    stopped: Mutex<bool>,
-    wake: Condvar,
-}
-
-impl Cleaning {
-    fn lock(&self) -> MutexGuard<'_, bool> {
-        self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends the cleaner after the batch that it is at.
-    pub fn stop(&self) {
-        *self.lock() = true;
-        self.wake.notify_all();
-    }
-
-    /// Rests for so long; true when it is to end.
-    fn rest(&self, time: Duration) -> bool {
-        let stopped = self.lock();
-        let waited = self.wake.wait_timeout_while(stopped, time, |stopped| !*stopped);
-        *waited.unwrap_or_else(PoisonError::into_inner).0
-    }
-}
 
 /// Why a pass ended early.
 #[derive(Debug, thiserror::Error)]
@@ -77,11 +50,7 @@ pub struct Cleaner {
     metrics: CleanerMetrics,
     /// Partitions that are left alone, and until when.
     failed: HashMap<TopicIdPartition, Instant>,
-    /// Bytes read and written since `paced_from`.
-    moved: u64,
-    /// How much had moved when the pace was looked at.
-    paced_at: u64,
-    paced_from: Instant,
+    pace: Pace,
     seed: u64,
 }
 
@@ -103,9 +72,7 @@ impl Cleaner {
             partitions,
             metrics,
             failed: HashMap::new(),
-            moved: 0,
-            paced_at: 0,
-            paced_from: Instant::now(),
+            pace: Pace::new(),
             seed: uuid::Uuid::new_v4().as_u64_pair().0,
         };
         std::thread::Builder::new().name("cleaner".to_string()).spawn(move || cleaner.run())
@@ -154,7 +121,7 @@ impl Cleaner {
         let worth = compacted.filter(|p| !self.failed.contains_key(&p.id)).filter_map(|partition| {
             let (closed, cleaned_to) = {
                 let on_disk = partition.on_disk();
-                (on_disk.segments.closed(), on_disk.cleaned_to)
+                (on_disk.segments.cleanable(), on_disk.cleaned_to)
             };
             let facts: Vec<Closed> = closed.iter().map(facts_of).collect();
             // What is in a file and not counted by the log yet may be written again.
@@ -268,6 +235,8 @@ impl Cleaner {
         let mut new = SegmentState {
             end_offset: last.end_offset,
             written_ms: last.written_ms,
+            // What goes into it was verified just now.
+            verified_ms: now_ms(),
             revision,
             ..SegmentState::begun(first.base_offset)
         };
@@ -337,14 +306,15 @@ impl Cleaner {
                 if new.first_timestamp == NO_TIMESTAMP {
                     new.first_timestamp = written.max_timestamp;
                 }
-                cleaner.moved += bytes.len() as u64;
+                cleaner.pace.moved(bytes.len() as u64);
                 Ok(true)
             })?;
         }
         Ok(file.sync_data()?)
     }
 
-    /// Reads a segment batch by batch, every checksum verified, until `each` returns false.
+    /// Reads a segment batch by batch, every checksum verified, until `each` returns false. Keeps to
+    /// `log.cleaner.io.max.bytes.per.second`.
     fn each_batch(
         &mut self,
         partition: &Arc<Partition>,
@@ -354,33 +324,21 @@ impl Cleaner {
         let path = partition.on_disk().segments.path_of(segment);
         let damage = walk(&path, segment.bytes, &mut |_, header, batch| {
             let go_on = each(self, header, batch)?;
-            self.moved += batch.len() as u64;
-            self.pace()?;
+            if self.pace.moved(batch.len() as u64) {
+                let rate = self.disk.live.load().cleaner_bytes_per_second;
+                if self.pace.keep(rate, &self.disk.cleaning) {
+                    return Err(Ended::Stopped);
+                }
+            }
             Ok::<_, Ended>(go_on)
         })?;
         match damage {
             None => Ok(()),
-            Some(damage) => Err(damage.in_file(&path).into()),
+            Some(damage) => {
+                partition.on_disk().segments.suspect(segment.base_offset);
+                Err(damage.in_file(&path).into())
+            }
         }
-    }
-
-    /// Keeps to `log.cleaner.io.max.bytes.per.second`.
-    fn pace(&mut self) -> Result<(), Ended> {
-        // A clock is not asked for every small batch.
-        if self.moved < self.paced_at + PACE_BYTES {
-            return Ok(());
-        }
-        self.paced_at = self.moved;
-        let rate = self.disk.live.load().cleaner_bytes_per_second.max(1);
-        let due = Duration::from_secs_f64(self.moved as f64 / rate as f64);
-        let early = due.saturating_sub(self.paced_from.elapsed());
-        if self.disk.cleaning.rest(early) {
-            return Err(Ended::Stopped);
-        }
-        if self.paced_from.elapsed() > Duration::from_secs(1) {
-            (self.moved, self.paced_at, self.paced_from) = (0, 0, Instant::now());
-        }
-        Ok(())
     }
 }
 

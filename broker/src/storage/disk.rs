@@ -9,10 +9,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use chronik_core::metadata::MetadataImage;
 use chronik_core::metadata::config::broker_value_of;
+use chronik_core::scrub;
 use tokio::sync::watch;
 
 use super::admission::Admission;
-use super::cleaner::Cleaning;
+use super::pace::Ending;
 use super::partition::Partition;
 use super::profiles::ProfileTable;
 use super::tail_cache::TailCache;
@@ -26,6 +27,7 @@ pub struct LiveSettings {
     pub cleaner_backoff_ms: u64,
     pub cleaner_key_bytes: usize,
     pub cleaner_bytes_per_second: u64,
+    pub scrub: scrub::Policy,
 }
 
 impl Default for LiveSettings {
@@ -44,6 +46,11 @@ impl LiveSettings {
             cleaner_key_bytes: usize::try_from(number("log.cleaner.dedupe.buffer.size"))
                 .unwrap_or(usize::MAX),
             cleaner_bytes_per_second: number("log.cleaner.io.max.bytes.per.second"),
+            scrub: scrub::Policy {
+                // -1 turns it off.
+                interval_ms: broker_value_of(image, "chronik.scrub.interval.ms").parse().unwrap_or_default(),
+                bytes_per_second_max: number("chronik.scrub.bytes.per.second"),
+            },
         }
     }
 }
@@ -60,7 +67,9 @@ pub struct Disk {
     /// Live settings of the broker that act here.
     pub live: ArcSwap<LiveSettings>,
     /// Ends the cleaner.
-    pub(super) cleaning: Cleaning,
+    pub(super) cleaning: Ending,
+    /// Ends the scrub.
+    pub(super) scrubbing: Ending,
     tails: TailCache,
     tail_bytes_max: usize,
     full: AtomicBool,
@@ -82,7 +91,8 @@ impl Disk {
             wal_dir,
             work: observer.work.clone(),
             live: ArcSwap::default(),
-            cleaning: Cleaning::default(),
+            cleaning: Ending::default(),
+            scrubbing: Ending::default(),
             tails: TailCache::default(),
             tail_bytes_max,
             full: AtomicBool::new(false),

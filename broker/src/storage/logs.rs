@@ -23,12 +23,13 @@ use super::durable;
 use super::now_ms;
 use super::partition::{Closed, OnDisk, Partition, Settings};
 use super::read::Reader;
+use super::scrub::Scrub;
 use super::segments::{Chunk, Limits, Segments};
 use super::wal::{self, DurableRun, Entry, Recovering, WalClient, WalError, WalOptions};
 pub use super::writer::CHECKPOINT_FILE;
 use super::writer::SegmentWriter;
 use crate::api::partitions::{Logs, PartitionReader};
-use crate::metrics::CleanerMetrics;
+use crate::metrics::{CleanerMetrics, ScrubMetrics};
 
 pub type PartitionMap = ArcSwap<HashMap<TopicIdPartition, Arc<Partition>>>;
 
@@ -50,7 +51,7 @@ pub enum OpenError {
     CheckpointMissing { path: PathBuf, begins: u64 },
     #[error("partition {0}: {1}")]
     Partition(TopicIdPartition, LogError),
-    #[error("cannot start the segment writer or the cleaner: {0}")]
+    #[error("cannot start the segment writer, the cleaner or the scrub: {0}")]
     Thread(io::Error),
 }
 
@@ -103,6 +104,7 @@ pub struct LogManager {
     partitions: Arc<PartitionMap>,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
     cleaner: Mutex<Option<std::thread::JoinHandle<()>>>,
+    scrub: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 impl LogManager {
@@ -115,6 +117,7 @@ impl LogManager {
         image: &MetadataImage,
         reserve_bytes: u64,
         cleaner_metrics: CleanerMetrics,
+        scrub_metrics: ScrubMetrics,
     ) -> Result<Arc<LogManager>, OpenError> {
         let RecoveredPartitions { mut replayed, blind } = opened_replayed;
         let manager = LogManager {
@@ -123,6 +126,7 @@ impl LogManager {
             partitions: Arc::new(ArcSwap::default()),
             writer: Mutex::new(None),
             cleaner: Mutex::new(None),
+            scrub: Mutex::new(None),
         };
         manager.follow_settings(image);
         let mut partitions = HashMap::new();
@@ -149,6 +153,9 @@ impl LogManager {
         let cleaner = Cleaner::start(disk.clone(), manager.partitions.clone(), cleaner_metrics);
         *manager.cleaner.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(cleaner.map_err(OpenError::Thread)?);
+        let scrub = Scrub::start(disk.clone(), manager.partitions.clone(), scrub_metrics);
+        *manager.scrub.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(scrub.map_err(OpenError::Thread)?);
         let writer = SegmentWriter::start(disk, manager.partitions.clone(), reserve_bytes);
         *manager.writer.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(writer.map_err(OpenError::Thread)?);
@@ -354,9 +361,12 @@ impl LogManager {
     /// Flushes and seals the log, then moves what it holds into segments. Blocks.
     pub fn stop(&self) {
         self.disk.cleaning.stop();
-        let cleaner = self.cleaner.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(cleaner) = cleaner {
-            let _ = cleaner.join();
+        self.disk.scrubbing.stop();
+        for thread in [&self.cleaner, &self.scrub] {
+            let thread = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(thread) = thread {
+                let _ = thread.join();
+            }
         }
         self.disk.wal.stop();
         self.disk.work.order(|o| o.stop = true);

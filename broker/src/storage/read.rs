@@ -16,7 +16,7 @@ use chronik_core::record_batch::{BatchError, BatchHeader, Batches, Compression, 
 use tokio::runtime::{Builder, Runtime};
 
 use super::partition::{Closed, Partition, State};
-use super::segments;
+use super::segments::{self, KnownDamage, Place};
 use crate::api::partitions::{FoundOffset, Listeners, Offsets, PartitionReader, ReadBytes, ReadError};
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -129,11 +129,11 @@ impl Partition {
                     Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Moved),
                     Err(e) => return Err(e),
                 };
-                match segments::read(&place, at, to, max_bytes, min_one) {
+                match self.read_segment(&place, at, to, max_bytes, min_one) {
                     // A batch that does not fit is not given, and is no gap.
                     Ok(bytes)
                         if bytes.is_empty()
-                            && (min_one || segments::read(&place, at, to, 0, true)?.is_empty()) =>
+                            && (min_one || self.read_segment(&place, at, to, 0, true)?.is_empty()) =>
                     {
                         Ok(Found::NothingBefore(place.end_offset.min(to)))
                     }
@@ -144,6 +144,22 @@ impl Partition {
                 }
             }
         }
+    }
+
+    /// As [`segments::read`]; where it meets damage, the scrub looks at the segment next.
+    fn read_segment(
+        &self,
+        place: &Place,
+        from: Offset,
+        to: Offset,
+        max_bytes: usize,
+        min_one: bool,
+    ) -> io::Result<Bytes> {
+        let read = segments::read(place, from, to, max_bytes, min_one);
+        if read.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::InvalidData) {
+            self.on_disk().segments.suspect(from);
+        }
+        read
     }
 
     /// A run's bytes from the write-ahead log, every batch's checksum verified.
@@ -245,7 +261,7 @@ impl Partition {
             let found = self.on_disk().segments.find_time(timestamp, at)?;
             let Some((place, start)) = found.filter(|(_, start)| *start < up_to) else { return Ok(None) };
             at = start;
-            let bytes = segments::read(&place, at, up_to, SEARCH_BYTES, true)?;
+            let bytes = self.read_segment(&place, at, up_to, SEARCH_BYTES, true)?;
             if let Some(found) = find_timestamp(&bytes, timestamp, at, up_to) {
                 return Ok(Some(found));
             }
@@ -297,6 +313,7 @@ async fn blocking<T: Send + 'static>(
     let readers = READERS.as_ref().map_err(|e| ReadError::Storage(e.to_string()))?;
     match readers.spawn_blocking(io).await {
         Ok(Ok(done)) => Ok(done),
+        Ok(Err(e)) if KnownDamage::is(&e) => Err(ReadError::Damaged(e.to_string())),
         Ok(Err(e)) => {
             tracing::error!("a read failed: {e}");
             Err(ReadError::Storage(e.to_string()))

@@ -7,7 +7,9 @@ use crate::crd::cluster::{Ack, Engine, ListenerType, Policy, WalProfile};
 
 /// Settings of brokers that are altered live, on the cluster-wide default. A test holds this against the broker's own
 /// table.
-pub const LIVE_SETTINGS: [&str; 21] = [
+pub const LIVE_SETTINGS: [&str; 23] = [
+    "chronik.scrub.bytes.per.second",
+    "chronik.scrub.interval.ms",
     "chronik.wal.profile",
     "compression.type",
     "log.cleaner.backoff.ms",

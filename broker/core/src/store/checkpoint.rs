@@ -34,6 +34,9 @@ pub struct SegmentState {
     /// When it was last written to, ms since 1970; -1 where nobody knows.
     #[serde(default = "unknown")]
     pub written_ms: i64,
+    /// When all of it was last read and found whole, ms since 1970; -1 for never, 0 where damage was met since.
+    #[serde(default = "unknown", skip_serializing_if = "is_unknown")]
+    pub verified_ms: i64,
     /// How often it was written anew by the cleaner: a part of the file's name.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub revision: u32,
@@ -50,6 +53,7 @@ impl SegmentState {
             first_timestamp: unknown(),
             begun_ms: unknown(),
             written_ms: unknown(),
+            verified_ms: unknown(),
             revision: 0,
         }
     }
@@ -57,6 +61,10 @@ impl SegmentState {
 
 fn unknown() -> i64 {
     -1
+}
+
+fn is_unknown(ms: &i64) -> bool {
+    *ms == unknown()
 }
 
 fn is_zero(n: &u32) -> bool {

@@ -21,6 +21,7 @@ fn checkpoint(segment_end: i64) -> Checkpoint {
             bytes: 900,
             end_offset: segment_end,
             max_timestamp: 7,
+            verified_ms: 5,
             revision: 3,
             ..SegmentState::begun(0)
         }],
@@ -47,6 +48,21 @@ fn a_checkpoint_reads_back_and_damage_is_noticed() {
         assert!(Checkpoint::decode(&damaged).is_err(), "flip at {at}");
     }
     assert!(matches!(Checkpoint::decode(b""), Err(CheckpointError::NoCrc)));
+}
+
+/// A broker that knew nothing of verification has written it.
+#[test]
+fn a_checkpoint_without_times_of_verification_is_read() {
+    let mut c = checkpoint(3);
+    let text = String::from_utf8(c.encode()).unwrap();
+    let json = text.split_once('\n').unwrap().1.replace("\"verified_ms\":5,", "");
+    assert!(!json.contains("verified_ms"));
+    let old = format!("crc32c={:08x}\n{json}", crc32c::crc32c(json.as_bytes()));
+    for state in c.partitions.values_mut().flat_map(|p| &mut p.segments) {
+        state.verified_ms = -1;
+    }
+    assert_eq!(Checkpoint::decode(old.as_bytes()).unwrap(), c);
+    assert_eq!(c.encode(), old.as_bytes(), "what is unknown takes no room");
 }
 
 fn item(partition: i32, first: i64, last: i64, body_len: u32) -> Item {

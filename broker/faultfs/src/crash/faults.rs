@@ -17,6 +17,7 @@ use super::load::{KINDS, Producer, Signals};
 use super::process::{Running, Spec};
 use super::records::record_for;
 use super::rounds::sync_dir;
+use super::unreadable;
 use crate::mount::{Mounted, Shared};
 use crate::seed::Seed;
 use crate::state::CutMode;
@@ -42,7 +43,7 @@ pub struct Bed {
 pub type Test = (&'static str, fn(&Bed) -> Result<String>);
 
 /// All of them.
-pub const TESTS: [Test; 14] = [
+pub const TESTS: [Test; 15] = [
     ("a disk below its reserve", |bed| full_disk(bed, 64 * MIB)),
     ("a disk without a free byte", |bed| full_disk(bed, 0)),
     ("a full disk, and records are deleted", full::deleting_makes_room),
@@ -51,6 +52,7 @@ pub const TESTS: [Test; 14] = [
     ("a failing flush, pwrite", |bed| failing_disk(bed, "disabled", Failure::Flush)),
     ("a failing write, io_uring", |bed| failing_disk(bed, "required", Failure::Write)),
     ("a failing write, pwrite", |bed| failing_disk(bed, "disabled", Failure::Write)),
+    ("a segment with an unreadable block", unreadable::a_block_of_a_segment),
     ("a read-only directory", read_only),
     ("a second broker on the same directory", second_broker),
     ("the directory of another cluster", other_cluster),

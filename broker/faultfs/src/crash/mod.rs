@@ -14,3 +14,4 @@ pub mod records;
 pub mod rounds;
 pub mod starts;
 pub mod topics;
+mod unreadable;

@@ -1,5 +1,7 @@
 //! Faults that can be switched on, and the counters that show that they struck.
 
+use super::Ino;
+
 /// The faults in force.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
@@ -9,6 +11,8 @@ pub struct Faults {
     pub fail_write_after: Option<u64>,
     /// Everything that changes anything fails with `EROFS`.
     pub read_only: bool,
+    /// Reading the block that holds this byte of a file fails with `EIO`.
+    pub unreadable: Option<(Ino, u64)>,
     /// The size of the disk in blocks.
     pub capacity_blocks: u64,
 }
@@ -42,6 +46,8 @@ pub struct Stats {
     pub failed_writes: u64,
     /// Flushes that were made to fail.
     pub failed_flushes: u64,
+    /// Reads that were made to fail.
+    pub failed_reads: u64,
     /// Requests refused because the disk was full.
     pub refused_for_space: u64,
     /// Power cuts.

@@ -298,8 +298,14 @@ impl FileSystem {
     }
 
     /// Reads up to `size` bytes at `offset`.
-    pub fn read(&self, ino: Ino, handle: Handle, offset: u64, size: usize) -> Result<Vec<u8>, Refused> {
+    pub fn read(&mut self, ino: Ino, handle: Handle, offset: u64, size: usize) -> Result<Vec<u8>, Refused> {
         self.check_handle(handle)?;
+        let block = |byte: u64| byte / BLOCK_BYTES as u64;
+        let meets = |bad: u64| (block(offset)..=block(offset + size.max(1) as u64 - 1)).contains(&block(bad));
+        if self.faults.unreadable.is_some_and(|(file, bad)| file == ino && meets(bad)) {
+            self.stats.failed_reads += 1;
+            return Err(libc::EIO);
+        }
         let data = self.nodes.get(&ino).and_then(|node| node.data.as_ref()).ok_or(libc::EISDIR)?;
         Ok(data.read(offset, size))
     }

@@ -192,6 +192,22 @@ fn faults_strike_from_the_nth_operation_on() {
 }
 
 #[test]
+fn an_unreadable_block_fails_who_reads_it_and_nobody_else() {
+    let mut fs = FileSystem::new(false);
+    let (ino, handle) = file(&mut fs, ROOT, "f");
+    fs.write(ino, handle, 0, &[1; 4 * BLOCK_BYTES]).unwrap();
+    let block = BLOCK_BYTES as u64;
+    fs.faults_mut().unreadable = Some((ino, block + 7));
+    assert_eq!(fs.read(ino, handle, 0, BLOCK_BYTES).map(|bytes| bytes.len()), Ok(BLOCK_BYTES));
+    assert_eq!(fs.read(ino, handle, 0, BLOCK_BYTES + 1), Err(libc::EIO));
+    assert_eq!(fs.read(ino, handle, block, 1), Err(libc::EIO));
+    assert!(fs.read(ino, handle, 2 * block, 4 * BLOCK_BYTES).is_ok());
+    assert_eq!(fs.stats().failed_reads, 2);
+    fs.faults_mut().unreadable = None;
+    assert!(fs.read(ino, handle, 0, 4 * BLOCK_BYTES).is_ok());
+}
+
+#[test]
 fn a_full_disk_refuses_new_blocks_and_recovers_when_space_returns() {
     let mut fs = FileSystem::new(false);
     let (a, ha) = file(&mut fs, ROOT, "a");

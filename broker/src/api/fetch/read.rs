@@ -129,6 +129,10 @@ async fn read_one(
             Ok(read) => answer.records = read.pieces,
             Err(ReadError::OutOfRange { .. }) => return Err(ResponseError::OffsetOutOfRange),
             Err(ReadError::NotLeader) => return Err(ResponseError::NotLeaderOrFollower),
+            Err(ReadError::Damaged(why)) => {
+                tracing::debug!(partition = %id, offset = wanted.offset, "{why}");
+                return Err(ResponseError::KafkaStorageError);
+            }
             Err(ReadError::Storage(why)) => {
                 tracing::error!(partition = %id, offset = wanted.offset, "cannot be read: {why}");
                 return Err(ResponseError::KafkaStorageError);

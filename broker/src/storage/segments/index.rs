@@ -190,6 +190,30 @@ pub fn search(
     Ok(found)
 }
 
+/// The entries of a file's index that are whole, as far as there are any.
+pub fn entries(log: &Path) -> Vec<Entry> {
+    let bytes = std::fs::read(path_of(log)).unwrap_or_default();
+    bytes.as_chunks::<ENTRY_LEN>().0.iter().filter_map(Entry::decode).collect()
+}
+
+/// Whether the index of a file holds these entries, or the first of them: what is missing is not wrong.
+pub fn belongs(log: &Path, entries: &[Entry]) -> bool {
+    let bytes = std::fs::read(path_of(log)).unwrap_or_default();
+    let should: Vec<u8> = entries.iter().flat_map(Entry::encode).collect();
+    should.starts_with(&bytes)
+}
+
+/// Puts these entries in the place of a file's index.
+///
+/// # Errors
+/// When it cannot be written. Nobody needs to care.
+pub fn replace(log: &Path, entries: &[Entry]) -> io::Result<()> {
+    match std::fs::remove_file(path_of(log)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => write(log, 0, entries),
+    }
+}
+
 /// Builds the index of a file anew.
 ///
 /// # Errors

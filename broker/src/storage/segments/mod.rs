@@ -5,10 +5,16 @@
 //! that are no longer needed are *condemned*: the checkpoint on the disk may name them still, so they go once another
 //! one is written.
 
+mod health;
 pub mod index;
 mod read;
+mod verify;
+mod walk;
 
-pub use read::{Damage, read, records_of, walk};
+pub use health::{Change, KnownDamage};
+pub use read::{read, records_of};
+pub use verify::{Damaged, Extent, verify_file};
+pub use walk::{Damage, is_damage, walk};
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, OpenOptions};
@@ -21,6 +27,7 @@ use chronik_core::metadata::TopicConfig;
 use chronik_core::record_batch::{Batches, Crc};
 use chronik_core::store::checkpoint::SegmentState;
 
+use self::health::Health;
 use self::index::{Entry, Indexed};
 use super::wal::files::sync_dir;
 
@@ -64,11 +71,12 @@ struct Segment {
     state: SegmentState,
     /// How far the index on the disk is known to reach: up to the synced end, or nobody has looked yet.
     indexed: Option<Indexed>,
+    health: Health,
 }
 
 impl Segment {
     fn new(state: SegmentState) -> Segment {
-        Segment { state, indexed: None }
+        Segment { state, indexed: None, health: Health::default() }
     }
 }
 
@@ -366,9 +374,13 @@ impl Segments {
 
     /// Where the batch that holds `offset` is, or the first behind it (offsets may have gaps). `None` behind
     /// the last segment.
+    ///
+    /// # Errors
+    /// [`KnownDamage`] when it is known to be damaged.
     pub fn find(&mut self, offset: Offset) -> io::Result<Option<Place>> {
         let Some(base) = self.base_at(offset) else { return Ok(None) };
-        self.place(base, &|entry| entry.offset <= offset)
+        let place = self.place(base, &|entry| entry.offset <= offset)?;
+        place.map(|place| place.beside(self.damaged_in(base), offset)).transpose()
     }
 
     /// Where to look for the first record of `timestamp` or later, searching from `from` on, and which offset to read on
@@ -379,10 +391,10 @@ impl Segments {
             return Ok(None);
         };
         let place = self.place(base, &|entry| entry.offset <= from || entry.latest_before < timestamp)?;
-        Ok(place.map(|place| {
-            let offset = place.first.max(from);
-            (place, offset)
-        }))
+        let Some(place) = place else { return Ok(None) };
+        let offset = place.first.max(from);
+        let place = place.beside(self.damaged_in(base), offset)?;
+        Ok(Some((place, offset)))
     }
 
     /// The last indexed batch of a segment of which `is_before` is true, or its beginning.
@@ -457,3 +469,5 @@ fn named(path: &Path, e: io::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod verify_tests;

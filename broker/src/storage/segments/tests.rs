@@ -4,7 +4,7 @@ use super::*;
 use chronik_core::ids::LeaderEpoch;
 use chronik_core::record_batch::BatchBuilder;
 
-fn batch(offset: Offset, len: usize) -> Vec<u8> {
+pub fn batch(offset: Offset, len: usize) -> Vec<u8> {
     let value = vec![offset as u8; len];
     BatchBuilder::new().at(offset, LeaderEpoch(0)).record(1000 + offset, None, Some(&value)).build()
 }

@@ -56,6 +56,16 @@ pub fn open_for_groups(path: &Path, flush: FlushMode) -> io::Result<File> {
     open_with(path, flags, true)
 }
 
+/// Opens any file for reading, around the page cache where the file system can.
+pub fn open_around_cache(path: &Path) -> io::Result<File> {
+    open_with(path, 0, false)
+}
+
+/// Whether reading the file goes around the page cache.
+pub fn is_around_cache(file: &File) -> bool {
+    rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::DIRECT))
+}
+
 /// Opens a WAL file for reading, around the page cache where the file system can.
 pub fn open_for_reading(dir: &Path, slot: u32) -> io::Result<File> {
     open_with(&path_of(dir, slot), 0, false)

@@ -246,7 +246,7 @@ pub const TOPIC_SETTINGS: [TopicSetting; 17] = [
 ];
 
 /// Every setting of brokers that topics or the controller resolve, by name.
-pub const BROKER_SETTINGS: [BrokerSetting; 24] = [
+pub const BROKER_SETTINGS: [BrokerSetting; 26] = [
     BrokerSetting {
         name: "auto.create.topics.enable",
         kind: ConfigKind::Boolean,
@@ -254,6 +254,22 @@ pub const BROKER_SETTINGS: [BrokerSetting; 24] = [
         update: Update::ReadOnly,
         check: Check::Bool,
         doc: "Whether a topic is created when a client that allows it asks for one that does not exist.",
+    },
+    BrokerSetting {
+        name: "chronik.scrub.bytes.per.second",
+        kind: ConfigKind::Long,
+        default: "16777216",
+        update: Update::Dynamic,
+        check: Check::Number { min: 1 << 16, max: i64::MAX },
+        doc: "How much the scrub reads a second at most, in bytes. It reads no faster than chronik.scrub.interval.ms needs, but at least 1 MiB.",
+    },
+    BrokerSetting {
+        name: "chronik.scrub.interval.ms",
+        kind: ConfigKind::Long,
+        default: "604800000",
+        update: Update::Dynamic,
+        check: RETENTION,
+        doc: "How often every byte of closed segments is read and verified at least, in milliseconds. 0 or -1: never.",
     },
     BrokerSetting {
         name: "chronik.wal.profile",
