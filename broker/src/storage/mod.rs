@@ -2,15 +2,20 @@
 
 pub mod admission;
 mod cleaner;
+mod copying;
 pub mod disk;
 pub mod durable;
 pub mod identity;
 pub mod logs;
+#[cfg(test)]
+mod model_test;
 pub mod partition;
 pub mod profiles;
 pub mod read;
 pub mod segments;
 mod tail_cache;
+#[cfg(test)]
+mod testing;
 pub mod wal;
 mod writer;
 
