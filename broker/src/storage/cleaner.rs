@@ -21,7 +21,6 @@ use chronik_core::store::checkpoint::SegmentState;
 
 use super::disk::Disk;
 use super::logs::PartitionMap;
-use super::now_ms;
 use super::pace::Pace;
 use super::partition::Partition;
 use super::read::step_back;
@@ -36,7 +35,7 @@ const LEAST_REST: Duration = Duration::from_millis(100);
 
 /// Why a pass ended early.
 #[derive(Debug, thiserror::Error)]
-enum Ended {
+pub(super) enum Ended {
     #[error("the broker stops")]
     Stopped,
     #[error(transparent)]
@@ -55,9 +54,9 @@ pub struct Cleaner {
 }
 
 /// A partition that is worth cleaning.
-struct Work {
-    partition: Arc<Partition>,
-    plan: Plan,
+pub(super) struct Work {
+    pub partition: Arc<Partition>,
+    pub plan: Plan,
     closed: Vec<SegmentState>,
 }
 
@@ -67,15 +66,19 @@ impl Cleaner {
         partitions: Arc<PartitionMap>,
         metrics: CleanerMetrics,
     ) -> io::Result<std::thread::JoinHandle<()>> {
-        let mut cleaner = Cleaner {
+        let mut cleaner = Cleaner::new(disk, partitions, metrics);
+        std::thread::Builder::new().name("cleaner".to_string()).spawn(move || cleaner.run())
+    }
+
+    pub(super) fn new(disk: Arc<Disk>, partitions: Arc<PartitionMap>, metrics: CleanerMetrics) -> Cleaner {
+        Cleaner {
             disk,
             partitions,
             metrics,
             failed: HashMap::new(),
             pace: Pace::new(),
             seed: uuid::Uuid::new_v4().as_u64_pair().0,
-        };
-        std::thread::Builder::new().name("cleaner".to_string()).spawn(move || cleaner.run())
+        }
     }
 
     fn run(&mut self) {
@@ -113,9 +116,9 @@ impl Cleaner {
     }
 
     /// The partition that has most to gain.
-    fn dirtiest(&mut self) -> Option<Work> {
+    pub(super) fn dirtiest(&mut self) -> Option<Work> {
         self.failed.retain(|_, until| *until > Instant::now());
-        let now_ms = now_ms();
+        let now_ms = self.disk.now_ms();
         let partitions = self.partitions.load();
         let compacted = partitions.values().filter(|p| p.settings().topic.cleanup.compact && p.is_open());
         let worth = compacted.filter(|p| !self.failed.contains_key(&p.id)).filter_map(|partition| {
@@ -139,7 +142,7 @@ impl Cleaner {
     }
 
     /// One pass: the keys of the dirty part, then everything up to there anew.
-    fn clean(&mut self, work: &Work) -> Result<(), Ended> {
+    pub(super) fn clean(&mut self, work: &Work) -> Result<(), Ended> {
         let began = Instant::now();
         let partition = &work.partition;
         let (keys, keys_end) = self.keys(work)?;
@@ -147,7 +150,7 @@ impl Cleaner {
         let pass = Pass {
             keys: &keys,
             keys_end,
-            now_ms: now_ms(),
+            now_ms: self.disk.now_ms(),
             delete_retention_ms: partition.settings().topic.compaction.delete_retention_ms,
         };
         let affected: Vec<SegmentState> =
@@ -170,11 +173,13 @@ impl Cleaner {
                 }
                 return Ok(());
             }
+            // At once, since the pass may end early: what was read from memory must not come back from there.
+            let end = old.last().map_or(0, |s| s.end_offset);
+            partition.state().log.compacted_to(end.min(keys_end));
         }
         let mut on_disk = partition.on_disk();
         on_disk.cleaned_to = on_disk.cleaned_to.max(keys_end);
         drop(on_disk);
-        partition.state().log.compacted_to(keys_end);
         self.disk.work.order(|o| o.tidy = true);
         self.metrics.passes.inc();
         self.metrics.bytes_read.inc_by(before);
@@ -236,7 +241,7 @@ impl Cleaner {
             end_offset: last.end_offset,
             written_ms: last.written_ms,
             // What goes into it was verified just now.
-            verified_ms: now_ms(),
+            verified_ms: self.disk.now_ms(),
             revision,
             ..SegmentState::begun(first.base_offset)
         };

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use chronik_core::ids::Offset;
 use chronik_core::metadata::MetadataImage;
 use chronik_core::metadata::config::broker_value_of;
 use chronik_core::scrub;
@@ -70,9 +71,11 @@ pub struct Disk {
     pub(super) cleaning: Ending,
     /// Ends the scrub.
     pub(super) scrubbing: Ending,
-    tails: TailCache,
+    pub(super) tails: TailCache,
     tail_bytes_max: usize,
     full: AtomicBool,
+    /// The time by which files age, ms since 1970. A test has its own.
+    pub(super) clock: Box<dyn Fn() -> i64 + Send + Sync>,
 }
 
 impl Disk {
@@ -96,7 +99,12 @@ impl Disk {
             tails: TailCache::default(),
             tail_bytes_max,
             full: AtomicBool::new(false),
+            clock: Box::new(super::now_ms),
         }
+    }
+
+    pub(super) fn now_ms(&self) -> i64 {
+        (self.clock)()
     }
 
     /// Why no partition takes records now, if so: the free space is below the reserve. Everything else goes on.
@@ -114,10 +122,10 @@ impl Disk {
         self.full.swap(full, Ordering::Relaxed)
     }
 
-    /// So many bytes of a partition are now in memory: older ones make room.
-    pub(super) fn cached(&self, partition: &Arc<Partition>, bytes: usize) {
-        self.tails.push(partition, bytes);
-        self.tails.evict(|| self.wal.cached_bytes() > self.tail_bytes_max);
+    /// So many bytes of a partition, up to this offset, are now in memory: older ones make room.
+    pub(super) fn cached(&self, partition: &Arc<Partition>, last_offset: Offset, bytes: usize) {
+        self.tails.push(partition, last_offset, bytes);
+        self.tails.evict(self.tail_bytes_max, || self.wal.cached_bytes());
     }
 
     /// The partition has data that is in the write-ahead log only.

@@ -101,28 +101,48 @@ pub fn open(data_dir: &Path, options: WalOptions) -> Result<Opened, OpenError> {
 pub struct LogManager {
     broker_id: BrokerId,
     pub disk: Arc<Disk>,
-    partitions: Arc<PartitionMap>,
+    pub(super) partitions: Arc<PartitionMap>,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
     cleaner: Mutex<Option<std::thread::JoinHandle<()>>>,
     scrub: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 impl LogManager {
-    /// Builds the partitions that the image places on this broker out of what was recovered, and starts the
-    /// segment writer. What was recovered but is in no image any more was deleted: its files go.
+    /// Opens the partitions, and starts the segment writer and the cleaner.
     pub fn start(
         broker_id: BrokerId,
         disk: Arc<Disk>,
-        opened_replayed: RecoveredPartitions,
+        recovered: RecoveredPartitions,
         image: &MetadataImage,
         reserve_bytes: u64,
         cleaner_metrics: CleanerMetrics,
         scrub_metrics: ScrubMetrics,
     ) -> Result<Arc<LogManager>, OpenError> {
-        let RecoveredPartitions { mut replayed, blind } = opened_replayed;
+        let manager = LogManager::open(broker_id, disk.clone(), recovered, image)?;
+        let cleaner = Cleaner::start(disk.clone(), manager.partitions.clone(), cleaner_metrics);
+        *manager.cleaner.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(cleaner.map_err(OpenError::Thread)?);
+        let scrub = Scrub::start(disk.clone(), manager.partitions.clone(), scrub_metrics);
+        *manager.scrub.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(scrub.map_err(OpenError::Thread)?);
+        let writer = SegmentWriter::start(disk, manager.partitions.clone(), reserve_bytes);
+        *manager.writer.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(writer.map_err(OpenError::Thread)?);
+        Ok(Arc::new(manager))
+    }
+
+    /// Builds the partitions that the image places on this broker out of what was recovered. What was recovered but is
+    /// in no image any more was deleted: its files go.
+    pub(super) fn open(
+        broker_id: BrokerId,
+        disk: Arc<Disk>,
+        recovered: RecoveredPartitions,
+        image: &MetadataImage,
+    ) -> Result<LogManager, OpenError> {
+        let RecoveredPartitions { mut replayed, blind } = recovered;
         let manager = LogManager {
             broker_id,
-            disk: disk.clone(),
+            disk,
             partitions: Arc::new(ArcSwap::default()),
             writer: Mutex::new(None),
             cleaner: Mutex::new(None),
@@ -150,16 +170,7 @@ impl LogManager {
             partition.list();
         }
         manager.partitions.store(Arc::new(partitions));
-        let cleaner = Cleaner::start(disk.clone(), manager.partitions.clone(), cleaner_metrics);
-        *manager.cleaner.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(cleaner.map_err(OpenError::Thread)?);
-        let scrub = Scrub::start(disk.clone(), manager.partitions.clone(), scrub_metrics);
-        *manager.scrub.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(scrub.map_err(OpenError::Thread)?);
-        let writer = SegmentWriter::start(disk, manager.partitions.clone(), reserve_bytes);
-        *manager.writer.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(writer.map_err(OpenError::Thread)?);
-        Ok(Arc::new(manager))
+        Ok(manager)
     }
 
     /// Removes what a crash left of deleted topics.

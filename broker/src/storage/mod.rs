@@ -2,10 +2,13 @@
 
 pub mod admission;
 mod cleaner;
+mod copying;
 pub mod disk;
 pub mod durable;
 pub mod identity;
 pub mod logs;
+#[cfg(test)]
+mod model_test;
 mod pace;
 pub mod partition;
 pub mod profiles;
@@ -13,6 +16,8 @@ pub mod read;
 mod scrub;
 pub mod segments;
 mod tail_cache;
+#[cfg(test)]
+mod testing;
 pub mod wal;
 mod writer;
 

@@ -126,7 +126,7 @@ pub(super) struct State {
     pub log: PartitionLog,
     pending: VecDeque<Pending>,
     /// New log starts on their way to the disk, in order, and who waits for them.
-    starts: VecDeque<Option<oneshot::Sender<()>>>,
+    pub starts: VecDeque<Option<oneshot::Sender<()>>>,
     pub closed: Option<Closed>,
     /// Grows by every byte that the high watermark passes.
     pub committed_bytes: u64,
@@ -453,11 +453,13 @@ impl Partition {
         self.state().log.producers().clone().truncated(offset)
     }
 
-    /// Everything below `end` is in synced segments: so many bytes more than before.
-    pub(super) fn in_segments(&self, end: Offset, bytes: u64) -> Result<(), LogError> {
+    /// Everything below `end` is in synced segments.
+    pub(super) fn in_segments(&self, end: Offset) -> Result<(), LogError> {
         let mut state = self.state();
-        state.uncopied_bytes = state.uncopied_bytes.saturating_sub(bytes);
-        state.log.in_segments(end)
+        state.log.in_segments(end)?;
+        // Counted, not subtracted: some of what was copied may have been deleted meanwhile.
+        state.uncopied_bytes = uncopied(&state.log);
+        Ok(())
     }
 
     /// Durable bytes that are in no segment yet.
@@ -541,7 +543,7 @@ impl WalClient for Partition {
             max_timestamp = max_timestamp.max(pending.max_timestamp);
             told += 1;
         }
-        let len = run.bytes.len();
+        let (len, last_offset) = (run.bytes.len(), run.item.last);
         let advanced = state.log.durable(Run {
             base_offset: run.item.first,
             last_offset: run.item.last,
@@ -566,7 +568,7 @@ impl WalClient for Partition {
         }
         drop(state);
         self.listeners.wake();
-        self.disk.cached(&self, len);
+        self.disk.cached(&self, last_offset, len);
         self.list();
     }
 

@@ -14,7 +14,6 @@ use chronik_core::scrub::{Plan, Policy, Seen, plan};
 
 use super::disk::Disk;
 use super::logs::PartitionMap;
-use super::now_ms;
 use super::pace::Pace;
 use super::partition::Partition;
 use super::read::step_back;
@@ -132,7 +131,7 @@ impl Scrub {
         }
         let policy = self.policy();
         let Plan { mut due, bytes_per_second, rest_ms, complete_since_ms, pass_takes_ms } =
-            plan(&policy, seen, now_ms());
+            plan(&policy, seen, self.disk.now_ms());
         due.retain(|key| !self.failed.contains_key(key));
         self.metrics.damaged_segments.set(i64::try_from(damaged).unwrap_or(i64::MAX));
         self.metrics.full_pass.set(complete_since_ms.max(0) / 1000);
@@ -167,7 +166,7 @@ impl Scrub {
         let change = {
             let segments = &mut partition.on_disk().segments;
             let before = segments.damaged() as i64;
-            let change = segments.verified(&state, damaged.clone(), now_ms());
+            let change = segments.verified(&state, damaged.clone(), self.disk.now_ms());
             self.metrics.damaged_segments.inc_by(segments.damaged() as i64 - before);
             change
         };

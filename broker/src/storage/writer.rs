@@ -14,18 +14,15 @@ use std::time::{Duration, Instant};
 
 use chronik_core::ids::{TopicIdPartition, WalPosition};
 use chronik_core::log::retention::{Retention, deletable};
-use chronik_core::record_batch::{Batches, Crc, NO_TIMESTAMP};
 use chronik_core::store::checkpoint::{Checkpoint, PartitionState};
 
+use super::copying::Copying;
 use super::disk::Disk;
 use super::durable;
 use super::logs::PartitionMap;
-use super::now_ms;
 use super::partition::Partition;
-use super::segments::{Chunk, Limits};
 
 pub const CHECKPOINT_FILE: &str = "checkpoint";
-const CHUNK_BYTES: usize = 2 << 20;
 /// A partition with so many bytes in no segment is worth a write and a flush of its own.
 const RIPE_BYTES: u64 = 4 << 20;
 const TICK: Duration = Duration::from_millis(100);
@@ -62,8 +59,13 @@ impl SegmentWriter {
         partitions: Arc<PartitionMap>,
         reserve_bytes: u64,
     ) -> io::Result<std::thread::JoinHandle<()>> {
+        let mut writer = SegmentWriter::new(disk, partitions, reserve_bytes);
+        std::thread::Builder::new().name("segment-writer".to_string()).spawn(move || writer.run())
+    }
+
+    pub(super) fn new(disk: Arc<Disk>, partitions: Arc<PartitionMap>, reserve_bytes: u64) -> SegmentWriter {
         let checkpointed = disk.wal.delivered();
-        let mut writer = SegmentWriter {
+        SegmentWriter {
             disk,
             partitions,
             reserve_bytes,
@@ -76,8 +78,7 @@ impl SegmentWriter {
             house_kept_at: None,
             started: Instant::now(),
             checkpointed,
-        };
-        std::thread::Builder::new().name("segment-writer".to_string()).spawn(move || writer.run())
+        }
     }
 
     fn run(&mut self) {
@@ -92,14 +93,7 @@ impl SegmentWriter {
             if !stop {
                 self.keep_house();
             }
-            for partition in removed {
-                if let Err(e) = partition.on_disk().segments.remove() {
-                    tracing::warn!(
-                        partition = partition.name(),
-                        "cannot remove the files of a deleted topic: {e}"
-                    );
-                }
-            }
+            remove(&removed);
             if stop || urgent || self.is_due() {
                 let done = self.checkpoint(stop, true);
                 self.told(done, stop, urgent);
@@ -127,6 +121,20 @@ impl SegmentWriter {
     /// From time to time: what is too old or too much is deleted, old files are closed, and a checkpoint moves what is in
     /// the write-ahead log alone into segments, where compaction finds it. Condemned files go when their time has come.
     fn keep_house(&mut self) {
+        self.bury();
+        let every = Duration::from_millis(self.disk.live.load().retention_check_ms).max(TICK);
+        let due = match self.house_kept_at {
+            Some(at) => at.elapsed() >= every,
+            None => self.started.elapsed() >= every.min(FIRST_LOOK),
+        };
+        if due {
+            (self.house_kept, self.house_kept_at) = (true, Some(Instant::now()));
+            self.retain();
+        }
+    }
+
+    /// Removes the files whose time has come.
+    pub(super) fn bury(&mut self) {
         self.graves.retain(|(path, due)| {
             if *due > Instant::now() {
                 return true;
@@ -139,16 +147,11 @@ impl SegmentWriter {
             }
             false
         });
-        let every = Duration::from_millis(self.disk.live.load().retention_check_ms).max(TICK);
-        let due = match self.house_kept_at {
-            Some(at) => at.elapsed() >= every,
-            None => self.started.elapsed() >= every.min(FIRST_LOOK),
-        };
-        if !due {
-            return;
-        }
-        (self.house_kept, self.house_kept_at) = (true, Some(Instant::now()));
-        let now_ms = now_ms();
+    }
+
+    /// Closes old files, and deletes what is too old or too much.
+    pub(super) fn retain(&self) {
+        let now_ms = self.disk.now_ms();
         for partition in self.partitions.load().values() {
             let config = partition.settings().topic.clone();
             let lag = if config.cleanup.compact { config.compaction.max_lag_ms } else { i64::MAX };
@@ -205,7 +208,7 @@ impl SegmentWriter {
 
     /// Copies what the WAL alone holds, writes a checkpoint, recycles.
     /// Without `copy` the segments stay as they are, and only what is no longer needed goes.
-    fn checkpoint(&mut self, stop: bool, copy: bool) -> io::Result<()> {
+    pub(super) fn checkpoint(&mut self, stop: bool, copy: bool) -> io::Result<()> {
         self.tidied_at = Instant::now();
         // What cannot be copied must not keep others from being deleted: that may be what frees the space.
         let copied = if copy { self.copy_all(stop) } else { Ok(()) };
@@ -267,63 +270,16 @@ impl SegmentWriter {
         if partition.is_deleted() {
             return Ok(());
         }
-        let limits = Limits::of(&partition.settings().topic);
-        let chunk_bytes = CHUNK_BYTES.min(usize::try_from(limits.bytes / 2).unwrap_or(CHUNK_BYTES)).max(1);
-        let (mut producers, mut next) = partition.copied();
-        // An attempt that failed behind a roll has left batches synced that the log does not know of yet.
-        let synced_end = partition.on_disk().segments.end();
-        let mut copied = 0;
+        let mut copying = Copying::begin(partition);
         loop {
             let started = Instant::now();
-            let runs = partition.runs_from(next, chunk_bytes);
-            if runs.is_empty() {
-                break;
-            }
-            // One write for the chunk: a run may be no larger than a record.
-            let mut joined = Vec::with_capacity(chunk_bytes);
-            let mut first = None;
-            let mut first_timestamp = NO_TIMESTAMP;
-            let mut max_timestamp = NO_TIMESTAMP;
-            for run in runs {
-                let bytes = match run.bytes {
-                    Some(bytes) => bytes,
-                    None => partition.read_span(run.span)?.ok_or_else(|| {
-                        io::Error::other(format!("WAL position {} was recycled too early", run.span.position))
-                    })?,
-                };
-                if run.base_offset > next {
-                    // What lay between was deleted meanwhile, and never comes by here.
-                    producers = partition.producers_at(run.base_offset);
-                }
-                for (header, _) in Batches::new(&bytes, Crc::Skip).flatten() {
-                    producers.apply(&header, header.max_timestamp);
-                }
-                next = run.last_offset + 1;
-                copied += bytes.len() as u64;
-                if run.base_offset >= synced_end {
-                    if first.is_none() {
-                        first = Some(run.base_offset);
-                        first_timestamp = run.max_timestamp;
-                    }
-                    max_timestamp = run.max_timestamp.max(max_timestamp);
-                    joined.extend_from_slice(&bytes);
-                }
-            }
-            if let Some(first) = first {
-                let chunk =
-                    Chunk { bytes: &joined, first, next, first_timestamp, max_timestamp, now_ms: now_ms() };
-                partition.on_disk().segments.append(&chunk, &limits)?;
+            if !copying.chunk(self.disk.now_ms())? {
+                return copying.finish();
             }
             if !stop {
                 self.rest(started.elapsed());
             }
         }
-        let mut on_disk = partition.on_disk();
-        on_disk.segments.sync()?;
-        on_disk.segments.close();
-        on_disk.producers = producers.reaching(next);
-        drop(on_disk);
-        partition.in_segments(next, copied).map_err(io::Error::other)
     }
 
     fn rest(&self, worked: Duration) {
@@ -355,6 +311,15 @@ impl SegmentWriter {
             );
         } else if !full && was_full {
             tracing::info!(free_bytes = free, "there is space again: produce is accepted");
+        }
+    }
+}
+
+/// Removes the files of deleted partitions.
+pub(super) fn remove(partitions: &[Arc<Partition>]) {
+    for partition in partitions {
+        if let Err(e) = partition.on_disk().segments.remove() {
+            tracing::warn!(partition = partition.name(), "cannot remove the files of a deleted topic: {e}");
         }
     }
 }

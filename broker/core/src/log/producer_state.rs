@@ -181,11 +181,12 @@ impl ProducerStateMap {
         self
     }
 
-    /// The state without the batches from `end` on. Of a producer, older batches than the last five are not
-    /// known: one of whose kept batches all were cut is forgotten, as if it had expired.
+    /// The state without the batches that begin at `end` or later. One that `end` lies within stays: a log may begin there
+    /// (DeleteRecords), and its batch is never applied to this state again. Of a producer, older batches than the last
+    /// five are not known: one of whose kept batches all were cut is forgotten, as if it had expired.
     pub fn truncated(mut self, end: Offset) -> ProducerStateMap {
         for producer in self.producers.values_mut() {
-            producer.batches.retain(|batch| batch.last_offset < end);
+            producer.batches.retain(|batch| batch.base_offset < end);
         }
         self.producers.retain(|_, producer| !producer.batches.is_empty());
         self.end_offset = self.end_offset.min(end);
@@ -373,6 +374,24 @@ mod tests {
         assert_eq!(map.len(), 14, "one too many, and an eighth of 16");
         assert_eq!(offer(&mut map, 7, 0, 500, 1), Ok(Checked::Accept), "forgotten");
         assert_eq!(offer(&mut map, 9, 0, 500, 1), Err(45), "remembered");
+    }
+
+    /// A state that ends within a batch passes the batch over when it is replayed: it must know it.
+    #[test]
+    fn a_batch_that_the_end_lies_within_is_known_still() {
+        let mut map = ProducerStateMap::new(0, 100);
+        for sequence in [0, 3, 6] {
+            assert_eq!(offer(&mut map, 1, 0, sequence, 3), Ok(Checked::Accept));
+        }
+        for end in 1..=3 {
+            let mut cut = map.clone().truncated(end);
+            assert_eq!(cut.end_offset(), end);
+            for base_offset in [0, 3, 6] {
+                cut.apply(&batch(1, 0, base_offset as i32, 3, base_offset), 0);
+            }
+            assert_eq!(cut, map, "replayed from {end}");
+        }
+        assert!(map.truncated(0).is_empty());
     }
 
     #[test]

@@ -1,0 +1,162 @@
+//! A partition's durable batches on their way from the write-ahead log into its segments, a chunk at a time. Records may be
+//! appended, and deleted, between any two chunks.
+
+use std::io;
+use std::sync::Arc;
+
+use chronik_core::ids::Offset;
+use chronik_core::log::ProducerStateMap;
+use chronik_core::record_batch::{Batches, Crc, NO_TIMESTAMP};
+
+use super::partition::Partition;
+use super::segments::{Chunk, Limits};
+
+const CHUNK_BYTES: usize = 2 << 20;
+
+pub struct Copying<'a> {
+    partition: &'a Arc<Partition>,
+    limits: Limits,
+    chunk_bytes: usize,
+    /// The producers' state at `next`.
+    producers: ProducerStateMap,
+    next: Offset,
+    synced_end: Offset,
+}
+
+impl<'a> Copying<'a> {
+    pub fn begin(partition: &'a Arc<Partition>) -> Copying<'a> {
+        let limits = Limits::of(&partition.settings().topic);
+        let chunk_bytes = CHUNK_BYTES.min(usize::try_from(limits.bytes / 2).unwrap_or(CHUNK_BYTES)).max(1);
+        let (producers, next) = partition.copied();
+        // An attempt that failed behind a roll has left batches synced that the log does not know of yet.
+        let synced_end = partition.on_disk().segments.end();
+        Copying { partition, limits, chunk_bytes, producers, next, synced_end }
+    }
+
+    /// Copies some runs. False when there was nothing to copy. After an error, what is not synced is to be abandoned.
+    pub fn chunk(&mut self, now_ms: i64) -> io::Result<bool> {
+        let runs = self.partition.runs_from(self.next, self.chunk_bytes);
+        if runs.is_empty() {
+            return Ok(false);
+        }
+        // One write for the chunk: a run may be no larger than a record.
+        let mut joined = Vec::with_capacity(self.chunk_bytes);
+        let mut first = None;
+        let mut first_timestamp = NO_TIMESTAMP;
+        let mut max_timestamp = NO_TIMESTAMP;
+        for run in runs {
+            let bytes = match run.bytes {
+                Some(bytes) => bytes,
+                None => self.partition.read_span(run.span)?.ok_or_else(|| {
+                    io::Error::other(format!("WAL position {} was recycled too early", run.span.position))
+                })?,
+            };
+            if run.base_offset > self.next {
+                // What lay between was deleted meanwhile, and never comes by here.
+                self.producers = self.partition.producers_at(run.base_offset);
+            }
+            for (header, _) in Batches::new(&bytes, Crc::Skip).flatten() {
+                self.producers.apply(&header, header.max_timestamp);
+            }
+            self.next = run.last_offset + 1;
+            if run.base_offset >= self.synced_end {
+                if first.is_none() {
+                    first = Some(run.base_offset);
+                    first_timestamp = run.max_timestamp;
+                }
+                max_timestamp = run.max_timestamp.max(max_timestamp);
+                joined.extend_from_slice(&bytes);
+            }
+        }
+        if let Some(first) = first {
+            let next = self.next;
+            let chunk = Chunk { bytes: &joined, first, next, first_timestamp, max_timestamp, now_ms };
+            self.partition.on_disk().segments.append(&chunk, &self.limits)?;
+        }
+        Ok(true)
+    }
+
+    /// Syncs the segments; from now on what was copied counts.
+    pub fn finish(self) -> io::Result<()> {
+        let mut on_disk = self.partition.on_disk();
+        on_disk.segments.sync()?;
+        on_disk.segments.close();
+        on_disk.producers = self.producers.reaching(self.next);
+        drop(on_disk);
+        self.partition.in_segments(self.next).map_err(io::Error::other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use chronik_client::{BatchBuilder, NewRecord, Producer};
+
+    use super::super::partition::Acknowledge;
+    use super::super::testing::{Bed, Debris};
+    use super::*;
+
+    const PRODUCERS: i64 = 4;
+    /// Of one batch of each producer.
+    const RECORDS: i64 = 3;
+
+    fn batch(bed: &Bed, producer: i64) -> Bytes {
+        let mut builder = BatchBuilder::new().producer(Producer { id: producer, epoch: 0 }, 0);
+        for _ in 0..RECORDS {
+            let timestamp = bed.now_ms();
+            builder.push(NewRecord { timestamp, key: None, value: Some(&[7; 400]), headers: &[] });
+        }
+        builder.build()
+    }
+
+    /// Every producer sends a batch, and it is durable in a run of its own.
+    fn produce(bed: &mut Bed, partition: &Arc<Partition>) {
+        for producer in 0..PRODUCERS {
+            let (_, accepted) = bed.append(partition, &batch(bed, producer)).unwrap();
+            match accepted.acknowledge {
+                Acknowledge::When(told) => _ = bed.wait(told),
+                Acknowledge::Now => panic!("answered before it was durable"),
+            }
+        }
+    }
+
+    /// Whenever records are deleted while they are copied, and up to wherever, also into a batch: all producers are known
+    /// afterwards, by what the checkpoint says, and by what it says and the log together.
+    #[test]
+    fn what_is_deleted_on_its_way_leaves_its_mark_on_the_producers_state() {
+        let mut bed = Bed::new();
+        for chunks in 0..=PRODUCERS {
+            for up_to in 1..=PRODUCERS * RECORDS {
+                for all in [false, true] {
+                    let case = format!("{chunks} chunks, deleted up to {up_to}, copied {all}");
+                    let id = bed.create_topic("t");
+                    let partition = bed.partition(id).unwrap();
+                    // A run is a chunk.
+                    bed.configure(id, |config| config.segment_bytes = 1000);
+                    produce(&mut bed, &partition);
+                    let mut copying = Copying::begin(&partition);
+                    for _ in 0..chunks {
+                        assert!(copying.chunk(0).unwrap(), "{case}");
+                    }
+                    bed.wait(partition.delete_before(up_to).unwrap().unwrap());
+                    while all && copying.chunk(0).unwrap() {}
+                    copying.finish().unwrap();
+                    let known = partition.state().log.producers().clone();
+                    assert_eq!(known.len() as i64, PRODUCERS);
+                    if all {
+                        assert_eq!(partition.uncopied_bytes(), 0, "{case}");
+                        assert_eq!(partition.segment_producers(), known, "{case}");
+                    }
+                    bed.checkpoint(false).unwrap();
+                    let durable = bed.delivered();
+                    drop(partition);
+                    bed.crash(Debris::default(), durable);
+                    let again = bed.partition(id).unwrap();
+                    assert_eq!(*again.state().log.producers(), known, "{case}");
+                    assert!(!bed.append(&again, &batch(&bed, 0)).unwrap().1.queued, "{case}");
+                    bed.delete_topic("t");
+                }
+            }
+        }
+    }
+}
