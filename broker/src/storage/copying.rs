@@ -109,14 +109,12 @@ mod tests {
         builder.build()
     }
 
-    /// Every producer sends a batch, and it is durable in a run of its own.
-    fn produce(bed: &mut Bed, partition: &Arc<Partition>) {
-        for producer in 0..PRODUCERS {
-            let (_, accepted) = bed.append(partition, &batch(bed, producer)).unwrap();
-            match accepted.acknowledge {
-                Acknowledge::When(told) => _ = bed.wait(told),
-                Acknowledge::Now => panic!("answered before it was durable"),
-            }
+    /// A producer's batch, durable in a run of its own.
+    fn produce(bed: &mut Bed, partition: &Arc<Partition>, producer: i64) {
+        let (_, accepted) = bed.append(partition, &batch(bed, producer)).unwrap();
+        match accepted.acknowledge {
+            Acknowledge::When(told) => _ = bed.wait(told),
+            Acknowledge::Now => panic!("answered before it was durable"),
         }
     }
 
@@ -133,20 +131,26 @@ mod tests {
                     let partition = bed.partition(id).unwrap();
                     // A run is a chunk.
                     bed.configure(id, |config| config.segment_bytes = 1000);
-                    produce(&mut bed, &partition);
+                    for producer in 0..PRODUCERS {
+                        produce(&mut bed, &partition, producer);
+                    }
                     let mut copying = Copying::begin(&partition);
                     for _ in 0..chunks {
                         assert!(copying.chunk(0).unwrap(), "{case}");
                     }
                     bed.wait(partition.delete_before(up_to).unwrap().unwrap());
                     while all && copying.chunk(0).unwrap() {}
+                    let copied = partition.state().log.producers().clone();
+                    assert_eq!(copied.len() as i64, PRODUCERS);
+                    // One more comes too late for this time.
+                    produce(&mut bed, &partition, PRODUCERS);
                     copying.finish().unwrap();
-                    let known = partition.state().log.producers().clone();
-                    assert_eq!(known.len() as i64, PRODUCERS);
                     if all {
-                        assert_eq!(partition.uncopied_bytes(), 0, "{case}");
-                        assert_eq!(partition.segment_producers(), known, "{case}");
+                        let late = batch(&bed, PRODUCERS).len() as u64;
+                        assert_eq!(partition.uncopied_bytes(), late, "{case}");
+                        assert_eq!(partition.segment_producers(), copied, "{case}");
                     }
+                    let known = partition.state().log.producers().clone();
                     bed.checkpoint(false).unwrap();
                     let durable = bed.delivered();
                     drop(partition);

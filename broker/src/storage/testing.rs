@@ -5,18 +5,18 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chronik_core::controller::{
     NewTopic, Registration, TopicRef, create_topics, delete_topics, register_broker,
 };
-use chronik_core::ids::{BrokerId, DiskUuid, TopicId, TopicIdPartition, Uuid, WalPosition};
+use chronik_core::ids::{BrokerId, DiskUuid, LeaderEpoch, TopicId, TopicIdPartition, Uuid, WalPosition};
 use chronik_core::metadata::{LocalConfig, MetadataDelta, MetadataImage, MetadataRecord, TopicConfig};
 use chronik_core::record_batch::{BatchLimits, BatchSummary, TimestampType, check_produced};
-use chronik_core::wal::format::{BLOCK, FILE_HEADER_LEN, FileHeader};
+use chronik_core::wal::format::{BLOCK, EntryKind, FILE_HEADER_LEN, FileHeader};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
@@ -27,7 +27,7 @@ use super::disk::{DataObserver, Disk};
 use super::logs::{self, LogManager};
 use super::partition::{Accepted, Partition, Refused, Settings};
 use super::profiles::ProfileTable;
-use super::wal::{Engine, FlushMode, WalOptions};
+use super::wal::{DurableRun, Engine, Entry, FlushMode, WalClient, WalOptions};
 use super::writer::{self, SegmentWriter};
 use crate::metrics::Metrics;
 
@@ -68,6 +68,19 @@ impl Drop for Life {
         self.disk.work.lock().listed.clear();
         self.disk.work.lock().removed.clear();
     }
+}
+
+/// Is told when what was submitted before it has been delivered.
+struct Settled(Mutex<Option<oneshot::Sender<()>>>);
+
+impl WalClient for Settled {
+    fn durable(self: Arc<Self>, _: DurableRun) {
+        if let Some(tell) = self.0.lock().unwrap().take() {
+            let _ = tell.send(());
+        }
+    }
+
+    fn failed(self: Arc<Self>) {}
 }
 
 pub struct Bed {
@@ -263,6 +276,26 @@ impl Bed {
 
     pub fn cleaner(&mut self) -> &mut Cleaner {
         &mut self.life().cleaner
+    }
+
+    /// Waits until [`Bed::delivered`] has come up to everything that was acknowledged: clients are told first. True as of
+    /// [`Bed::wait`].
+    pub fn settle(&mut self) -> bool {
+        let (tell, told) = oneshot::channel();
+        let nobodys = TopicIdPartition { topic_id: TopicId(Uuid::from_u128(u128::MAX)), partition: 0 };
+        self.life().disk.wal.submit(Entry {
+            kind: EntryKind::PartitionCreated,
+            tp: nobodys,
+            first: 0,
+            last: 0,
+            leader_epoch: LeaderEpoch(-1),
+            records: 0,
+            patch: false,
+            body: Bytes::new(),
+            profile: 0,
+            client: Arc::new(Settled(Mutex::new(Some(tell)))),
+        });
+        self.wait(told)
     }
 
     /// How far the log is known to be durable.

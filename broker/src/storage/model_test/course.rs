@@ -118,6 +118,9 @@ impl Course {
                 self.is_open();
             }
             Op::Crash { under_way, debris } => {
+                if self.bed.settle() {
+                    self.was_checkpointed();
+                }
                 let ends: Vec<Offset> = self.topics.iter().map(|t| t.log.end()).collect();
                 for (topic, batch) in under_way {
                     // Nobody waits.
