@@ -249,6 +249,11 @@ impl Course {
     }
 
     fn copy(&mut self, topic: usize, fails_after: Option<usize>, meanwhile: Option<(usize, i64)>) {
+        if self.bed.is_nearly_full() {
+            // Who copies cannot make room for a deletion meanwhile.
+            self.bed.checkpoint(true).unwrap();
+            self.was_checkpointed();
+        }
         let partition = self.partition(topic);
         let segment_end = partition.state().log.segment_end();
         let dir = partition.on_disk().segments.dir().to_path_buf();
@@ -256,11 +261,6 @@ impl Course {
             let bases = self.topics[topic].log.bases_from(segment_end).into_iter().skip(n);
             Obstacles::at(bases.map(|base| dir.join(format!("{base:020}.log"))).collect())
         });
-        if self.bed.is_nearly_full() {
-            // Who copies cannot make room for a deletion meanwhile.
-            self.bed.checkpoint(true).unwrap();
-            self.was_checkpointed();
-        }
         let copied = self.copy_chunks(topic, &partition, meanwhile);
         drop(obstacles);
         match copied {
