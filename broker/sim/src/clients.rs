@@ -1,14 +1,16 @@
 //! Producers, plain and idempotent, that retry; as a client library would, over connections that break.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use chronik_core::ids::{ProducerEpoch, ProducerId, TopicIdPartition};
 use chronik_core::record_batch::BatchBuilder;
 
 use crate::env::{Env, Event, Outcome, Request};
-use crate::history::Sent;
+use crate::history::{Keyed, Sent};
 use crate::invariants::{self, Violation};
+use crate::stats::Deed;
+use crate::topics::{Catalog, KEYS};
 
 /// A batch that has been sent and not answered.
 struct Pending {
@@ -65,24 +67,24 @@ impl Client {
     }
 
     /// Time for another batch, if the window has room.
-    pub fn send(&mut self, env: &mut Env, partitions: &BTreeSet<TopicIdPartition>) {
+    pub fn send(&mut self, env: &mut Env, catalog: &Catalog) {
         let pause_us = if env.rng.percent(10) { env.rng.between(0, 8000) } else { env.rng.between(0, 600) };
         env.after(pause_us, Event::Send { client: self.number });
-        if self.tp.is_none_or(|tp| !partitions.contains(&tp)) {
-            self.move_to(env, partitions);
+        if self.tp.is_none_or(|tp| !catalog.contains_key(&tp)) {
+            self.move_to(env, catalog);
         }
-        let Some(tp) = self.tp else { return };
+        let Some((tp, topic)) = self.tp.and_then(|tp| Some((tp, catalog.get(&tp)?))) else { return };
         if self.pending.len() >= self.window {
             return;
         }
-        let batch = self.build(env, tp);
+        let batch = self.build(env, tp, topic.compact);
         self.pending.push_back(Pending { batch, attempts: 1, answered: false });
         self.transmit(env, batch);
     }
 
     /// Another partition, as another producer.
-    fn move_to(&mut self, env: &mut Env, partitions: &BTreeSet<TopicIdPartition>) {
-        let all: Vec<_> = partitions.iter().copied().collect();
+    fn move_to(&mut self, env: &mut Env, catalog: &Catalog) {
+        let all: Vec<_> = catalog.keys().copied().collect();
         self.tp = env.rng.pick(&all).copied();
         self.pending.clear();
         self.connect(env);
@@ -96,7 +98,7 @@ impl Client {
         self.last_arrival_us = env.now_us;
     }
 
-    fn build(&mut self, env: &mut Env, tp: TopicIdPartition) -> usize {
+    fn build(&mut self, env: &mut Env, tp: TopicIdPartition, keyed: bool) -> usize {
         let batch = env.history.sent.len();
         let records = env.rng.between(1, 4);
         let bytes = match env.rng.below(100) {
@@ -105,8 +107,10 @@ impl Client {
             92..99 => env.rng.between(9000, 30_000),
             _ => self.max_batch as u64,
         };
-        // The header, and up to 24 bytes around each record's value.
-        let each = ((bytes as usize).min(self.max_batch - 200) / records as usize).max(1);
+        // The header, and up to 24 bytes around each record's value and key.
+        let each = ((bytes as usize).min(self.max_batch - 220) / records as usize).max(1);
+        let time_ms = env.now_ms().max(env.history.sent.last().map_or(0, |sent| sent.time_ms + 1));
+        let mut keys = Vec::new();
         let mut builder = BatchBuilder::new();
         if self.idempotent {
             builder = builder.producer(ProducerId(self.producer), ProducerEpoch(0), self.next_sequence);
@@ -115,9 +119,17 @@ impl Client {
         for _ in 0..records {
             let words = (0..each.div_ceil(8)).flat_map(|_| env.rng.next().to_le_bytes());
             let value: Vec<u8> = words.take(each).collect();
-            builder = builder.record(batch as i64, None, Some(&value));
+            if keyed {
+                let record = Keyed { key: env.rng.below(KEYS), is_tombstone: env.rng.percent(25) };
+                let value = (!record.is_tombstone).then_some(&value[..]);
+                builder = builder.record(time_ms, Some(&[record.key as u8]), value);
+                keys.push(record);
+            } else {
+                builder = builder.record(time_ms, None, Some(&value));
+            }
         }
-        env.history.sent.push(Sent { tp, bytes: Bytes::from(builder.build()), idempotent: self.idempotent });
+        let (bytes, idempotent) = (Bytes::from(builder.build()), self.idempotent);
+        env.history.sent.push(Sent { tp, bytes, idempotent, time_ms, records: keys });
         batch
     }
 
@@ -144,8 +156,13 @@ impl Client {
             pending.attempts += 1;
             pending.answered = false;
         }
-        env.stats.fact("reconnects");
+        env.stats.deed(Deed::Reconnect);
         again.into_iter().for_each(|batch| self.transmit(env, batch));
+    }
+
+    /// The batches that it would send again.
+    pub fn unanswered(&self) -> impl Iterator<Item = usize> {
+        self.pending.iter().filter(|p| self.idempotent && !p.answered).map(|p| p.batch)
     }
 
     pub fn answered(&mut self, env: &mut Env, request: Request, outcome: Outcome) -> Result<(), Violation> {

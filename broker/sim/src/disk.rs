@@ -51,10 +51,11 @@ enum NameOp {
 }
 
 impl NameOp {
+    /// Whether the name stands in this directory itself: a directory below has names of its own.
     fn is_in(&self, dir: &str) -> bool {
         match self {
             NameOp::Link(name, _) | NameOp::Rename(name, _, _) | NameOp::Unlink(name) => {
-                name.starts_with(dir)
+                name.strip_prefix(dir).is_some_and(|rest| !rest.contains('/'))
             }
         }
     }
@@ -236,7 +237,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Makes what happened to the names that begin with `dir` durable.
+    /// Makes what happened to the names in `dir` durable. Directories themselves are always there.
     pub fn sync_dir(&mut self, dir: &str) -> Result<(), DiskError> {
         self.burn()?;
         let ops = std::mem::take(&mut self.name_ops);
@@ -249,13 +250,6 @@ impl Disk {
     pub fn write(&mut self, inode: Inode, at: usize, bytes: &[u8]) -> Result<(), DiskError> {
         self.burn()?;
         self.files.get_mut(&inode).ok_or(DiskError::Io)?.write(at, bytes, |_| true);
-        Ok(())
-    }
-
-    pub fn truncate(&mut self, inode: Inode, len: usize) -> Result<(), DiskError> {
-        self.burn()?;
-        let file = self.files.get_mut(&inode).ok_or(DiskError::Io)?;
-        file.cache.truncate(len);
         Ok(())
     }
 

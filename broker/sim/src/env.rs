@@ -36,6 +36,7 @@ pub enum Event {
     Synced { life: u64, flight: u64, inode: Inode },
     FileMade { life: u64 },
     Segments { life: u64 },
+    Clean { life: u64 },
     Evict { life: u64 },
     Arrive(Request),
     Respond(Request, Outcome),
@@ -43,6 +44,7 @@ pub enum Event {
     Send { client: usize },
     Fetch,
     Administer,
+    DeleteRecords,
     WriteBack,
     Stop { life: u64 },
     Crash { life: u64 },
@@ -104,6 +106,12 @@ impl Env {
             trace,
             trace_hash: 0xCBF2_9CE4_8422_2325,
         }
+    }
+
+    /// The records' time, and that of what is kept how long: a thousand times as fast as the disks', so that a broker's
+    /// life of some milliseconds sees records grow old.
+    pub fn now_ms(&self) -> i64 {
+        self.now_us as i64
     }
 
     /// Puts an event on the agenda, so many microseconds from now.

@@ -6,13 +6,25 @@ use bytes::Bytes;
 use chronik_core::ids::{Offset, TopicIdPartition};
 use chronik_core::wal::format::decode_group;
 
-/// A batch as its producer sent it. Its number is its place in [`History::sent`] and the timestamp of its
-/// records, so that a batch found anywhere says which it is.
+use crate::topics::Topic;
+
+/// A batch as its producer sent it. Its number is its place in [`History::sent`].
 #[derive(Clone, Debug)]
 pub struct Sent {
     pub tp: TopicIdPartition,
     pub bytes: Bytes,
     pub idempotent: bool,
+    /// The time of all its records, and of no other batch's: a batch found anywhere says which it is.
+    pub time_ms: i64,
+    /// Of a compacted topic: its records in their order.
+    pub records: Vec<Keyed>,
+}
+
+/// A record of a compacted topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keyed {
+    pub key: u64,
+    pub is_tombstone: bool,
 }
 
 /// A batch in the log.
@@ -25,17 +37,46 @@ pub struct Stored {
 
 #[derive(Clone, Debug, Default)]
 pub struct PartitionHistory {
-    /// By base offset: what was found at the last start, and what has been assigned since. Nothing else may
-    /// ever be found in the log.
+    pub topic: Option<Topic>,
+    /// By base offset: what the last start has not cut off, and what has been assigned since, whatever has become of it.
+    /// Nothing else may ever be found in the log.
     pub alive: BTreeMap<Offset, Stored>,
-    /// By base offset: what producers were told is stored.
-    pub acknowledged: BTreeMap<Offset, usize>,
-    /// By base offset: what consumers have read.
-    pub read: BTreeMap<Offset, usize>,
+    /// By key: the offsets of its records among them.
+    pub by_key: BTreeMap<u64, BTreeSet<Offset>>,
+    /// The offset behind the last that a producer was told is stored.
+    pub acknowledged: Offset,
+    /// The offset behind the last that a consumer has read.
+    pub read: Offset,
+    /// The greatest log start that anybody could see.
+    pub log_start: Offset,
+    /// The greatest that was asked for.
+    pub deletion_asked: Offset,
+    /// No cleaner has judged what lies from here on.
+    pub judged: Offset,
+    /// When a cleaner first saw a tombstone, by the records' time.
+    pub tombstones: BTreeMap<Offset, i64>,
     /// It was once found to have lost records.
     pub fenced: bool,
     /// Damage was done to WAL groups that hold its records.
     pub damaged: bool,
+}
+
+impl PartitionHistory {
+    pub fn is_compacted(&self) -> bool {
+        self.topic.is_some_and(|topic| topic.compact)
+    }
+
+    /// The batch that an offset was given to.
+    pub fn batch_at(&self, offset: Offset) -> Option<(Offset, Stored)> {
+        let (base, stored) = self.alive.range(..=offset).next_back()?;
+        (offset <= stored.last_offset).then_some((*base, *stored))
+    }
+
+    /// What was cut off is forgotten.
+    pub fn cut(&mut self, end: Offset) {
+        _ = self.alive.split_off(&end);
+        self.by_key.values_mut().for_each(|offsets| _ = offsets.split_off(&end));
+    }
 }
 
 /// A commit group that was sent to the disk.
@@ -68,6 +109,17 @@ pub struct History {
 impl History {
     pub fn partition(&mut self, tp: TopicIdPartition) -> &mut PartitionHistory {
         self.partitions.entry(tp).or_default()
+    }
+
+    /// The batch whose records have this time.
+    pub fn sent_at(&self, time_ms: i64) -> Option<usize> {
+        self.sent.binary_search_by_key(&time_ms, |sent| sent.time_ms).ok()
+    }
+
+    /// The record of a compacted topic that has an offset.
+    pub fn keyed(&self, tp: TopicIdPartition, offset: Offset) -> Option<Keyed> {
+        let (base, stored) = self.partitions.get(&tp)?.batch_at(offset)?;
+        self.sent.get(stored.batch)?.records.get((offset - base) as usize).copied()
     }
 
     /// A group goes to the disk.

@@ -1,5 +1,5 @@
-//! A seeded simulation of a broker's storage: core's write-ahead log, partition logs and recovery, over a disk
-//! that tears, reorders, loses and rots, in virtual time.
+//! A seeded simulation of a broker's storage: core's write-ahead log, partition logs, retention, compaction and
+//! recovery, over a disk that tears, reorders, loses and rots, in virtual time.
 //!
 //! The same seed takes the same course, so that a failing one can be replayed (`--seed N --trace`) and becomes
 //! a named test in `tests/`.
@@ -14,6 +14,7 @@ mod invariants;
 mod rng;
 mod shell;
 pub mod stats;
+mod topics;
 mod world;
 
 pub use invariants::Violation;

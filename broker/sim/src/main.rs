@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use chronik_core::wal::recovery::Row;
 use chronik_sim::bugs::{Bugs, PLANTED, by_name};
-use chronik_sim::stats::{Fault, Stats};
+use chronik_sim::stats::{Deed, Fault, Stats};
 use chronik_sim::{Report, Violation, run};
 use clap::Parser;
 
@@ -16,7 +16,7 @@ use clap::Parser;
 #[derive(Parser)]
 struct Args {
     /// How many seeds to run.
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 3000)]
     seeds: u64,
     /// The first of them.
     #[arg(long, default_value_t = 0)]
@@ -155,7 +155,7 @@ fn print_table(seeds: u64, stats: &Stats, started: Instant) {
         println!("  {name:<60} {n:>12}");
     }
     println!("\nwhat the broker did");
-    for (name, n) in &stats.facts {
-        println!("  {name:<60} {n:>12}");
+    for deed in Deed::ALL {
+        println!("  {:<60} {:>12}", format!("{deed:?}"), stats.deeds.get(deed).unwrap_or(&0));
     }
 }

@@ -1,7 +1,5 @@
 //! One simulated run: a broker, its clients, and everything that happens to it, from one seed.
 
-use std::collections::BTreeSet;
-
 use chronik_core::ids::{TopicId, TopicIdPartition, Uuid};
 use chronik_core::log::{ReadRequest, ReadUpTo};
 use chronik_core::wal::commit::max_entry_bytes;
@@ -15,7 +13,8 @@ use crate::env::{Env, Event, Halt};
 use crate::invariants::{self, Violation};
 use crate::rng::Rng;
 use crate::shell::{Broker, Settings};
-use crate::stats::{Fault, Stats};
+use crate::stats::{Deed, Fault, Stats};
+use crate::topics::{Catalog, Topic};
 
 /// What became of a run.
 #[derive(Debug)]
@@ -30,8 +29,7 @@ struct World {
     settings: Settings,
     broker: Option<Broker>,
     clients: Vec<Client>,
-    /// The partitions that exist: metadata, which has a log of its own.
-    catalog: BTreeSet<TopicIdPartition>,
+    catalog: Catalog,
     topics: u128,
     lives: u64,
     lives_wanted: u64,
@@ -76,7 +74,7 @@ fn settings(rng: &mut Rng, bugs: Bugs) -> Settings {
         in_flight: rng.between(1, 4) as usize,
         dsync: rng.percent(50),
         profiles: PolicyKind::ALL.iter().map(|policy| profile(*policy, rng)).collect(),
-        segment_bytes: rng.between(4096, 1 << 17),
+        cleaner_keys: rng.between(4, 30) as usize,
         keep_percent: rng.between(0, 100),
         write_errors_permille: if rng.percent(20) { 3 } else { 0 },
         bugs,
@@ -100,7 +98,7 @@ impl World {
             settings,
             broker: None,
             clients,
-            catalog: BTreeSet::new(),
+            catalog: Catalog::new(),
             topics: 0,
             lives: 0,
             lives_wanted,
@@ -110,15 +108,18 @@ impl World {
             stopping_since_us: None,
         };
         for _ in 0..partitions {
-            let tp = world.new_partition();
-            world.catalog.insert(tp);
+            world.new_partition();
         }
         world
     }
 
-    fn new_partition(&mut self) -> TopicIdPartition {
+    fn new_partition(&mut self) -> (TopicIdPartition, Topic) {
         self.topics += 1;
-        TopicIdPartition { topic_id: TopicId(Uuid::from_u128(self.topics)), partition: 0 }
+        let tp = TopicIdPartition { topic_id: TopicId(Uuid::from_u128(self.topics)), partition: 0 };
+        let topic = Topic::draw(&mut self.env.rng);
+        self.catalog.insert(tp, topic);
+        self.env.history.partition(tp).topic = Some(topic);
+        (tp, topic)
     }
 
     fn live(&mut self) -> Result<(), Halt> {
@@ -126,6 +127,7 @@ impl World {
         self.env.after(500, Event::Fetch);
         self.env.after(700, Event::WriteBack);
         self.env.after(4000, Event::Administer);
+        self.env.after(3000, Event::DeleteRecords);
         for client in 0..self.clients.len() {
             self.env.after(100, Event::Send { client });
         }
@@ -149,6 +151,7 @@ impl World {
             Event::Stop { life } if alive(life) => return self.stop(life),
             Event::Fetch => return self.fetch(),
             Event::Administer => return self.administer(),
+            Event::DeleteRecords => return self.delete_records(),
             Event::Send { client } => self.clients[client].send(env, &self.catalog),
             Event::Timeout { client, connection, batch } => {
                 self.clients[client].timed_out(env, connection, batch);
@@ -172,6 +175,7 @@ impl World {
             Event::Synced { life, flight, inode } if alive(life) => broker.synced(env, flight, inode)?,
             Event::FileMade { life } if alive(life) => broker.file_made(env)?,
             Event::Segments { life } if alive(life) => broker.write_segments(env)?,
+            Event::Clean { life } if alive(life) => broker.clean(env)?,
             Event::Evict { life } if alive(life) => {
                 broker.evict(env);
                 let delay = env.rng.between(500, 8000);
@@ -208,12 +212,14 @@ impl World {
             }
             other => other?,
         };
-        invariants::started(env, &broker)?;
+        let unanswered: Vec<usize> = self.clients.iter().flat_map(Client::unanswered).collect();
+        invariants::started(env, &broker, &unanswered)?;
         env.life = life;
         self.broker = Some(broker);
         let segments = env.rng.between(300, 4000);
         env.after(segments, Event::Segments { life });
         env.after(segments / 2, Event::Evict { life });
+        env.after(segments, Event::Clean { life });
         self.plan_the_end(life);
         Ok(())
     }
@@ -290,10 +296,9 @@ impl World {
         let delay = env.rng.between(100, 2500);
         env.after(delay, Event::Fetch);
         let Some(broker) = &self.broker else { return Ok(()) };
-        let served: Vec<_> = broker.partitions.iter().map(|(tp, p)| (*tp, p.log.high_watermark())).collect();
-        let Some((tp, high_watermark)) = env.rng.pick(&served).copied() else { return Ok(()) };
+        let Some((tp, log_start, high_watermark)) = a_log(env, broker) else { return Ok(()) };
         let recent = env.rng.percent(50);
-        let from = if recent { (high_watermark - 5).max(0) } else { 0 };
+        let from = if recent { (high_watermark - 5).max(log_start) } else { log_start };
         let from = env.rng.between(from as u64, high_watermark as u64) as i64;
         let request = ReadRequest {
             from,
@@ -301,6 +306,7 @@ impl World {
             at_least_one: env.rng.percent(80),
             up_to: ReadUpTo::HighWatermark,
         };
+        invariants::log_start_seen(env, tp, log_start)?;
         let slices = broker.read(env, tp, &request)?;
         let next = invariants::consumed(env, tp, from, high_watermark, &slices)?;
         env.note("fetch", &[from as u64, next as u64]);
@@ -311,6 +317,24 @@ impl World {
         Ok(())
     }
 
+    /// A client deletes records, and cares little for where batches begin.
+    fn delete_records(&mut self) -> Result<(), Halt> {
+        let env = &mut self.env;
+        let delay = env.rng.between(1000, 12_000);
+        env.after(delay, Event::DeleteRecords);
+        let Some(broker) = &mut self.broker else { return Ok(()) };
+        let Some((tp, log_start, high_watermark)) = a_log(env, broker) else { return Ok(()) };
+        let wanted = env.rng.between(log_start as u64, high_watermark as u64) as i64;
+        if wanted == log_start || broker.has_failed() {
+            return Ok(());
+        }
+        env.stats.deed(Deed::RecordsDeleted);
+        if wanted < high_watermark && !env.history.partition(tp).alive.contains_key(&wanted) {
+            env.stats.deed(Deed::RecordsDeletedWithinABatch);
+        }
+        broker.delete_before(env, tp, wanted)
+    }
+
     /// Partitions come and go.
     fn administer(&mut self) -> Result<(), Halt> {
         let delay = self.env.rng.between(3000, 20_000);
@@ -318,23 +342,28 @@ impl World {
         if self.broker.as_ref().is_none_or(Broker::has_failed) {
             return Ok(());
         }
-        let all: Vec<_> = self.catalog.iter().copied().collect();
+        let all: Vec<_> = self.catalog.keys().copied().collect();
         if all.len() > 1 && self.env.rng.percent(40) {
             let Some(tp) = self.env.rng.pick(&all).copied() else { return Ok(()) };
             self.env.note("delete", &[tp.topic_id.0.as_u128() as u64]);
-            self.env.stats.fact("partitions deleted");
+            self.env.stats.deed(Deed::PartitionDeleted);
             self.catalog.remove(&tp);
             self.env.history.partitions.remove(&tp);
             let Some(broker) = &mut self.broker else { return Ok(()) };
             return broker.delete(&mut self.env, tp);
         }
         if all.len() < 8 {
-            let tp = self.new_partition();
+            let (tp, topic) = self.new_partition();
             self.env.note("create", &[tp.topic_id.0.as_u128() as u64]);
-            self.catalog.insert(tp);
             let Some(broker) = &mut self.broker else { return Ok(()) };
-            return broker.create(&mut self.env, tp);
+            return broker.create(&mut self.env, tp, topic);
         }
         Ok(())
     }
+}
+
+/// Some partition that is served, its log's start and its high watermark.
+fn a_log(env: &mut Env, broker: &Broker) -> Option<(TopicIdPartition, i64, i64)> {
+    let served: Vec<_> = broker.partitions.iter().map(|(tp, p)| (*tp, &p.log)).collect();
+    env.rng.pick(&served).map(|(tp, log)| (*tp, log.log_start(), log.high_watermark()))
 }

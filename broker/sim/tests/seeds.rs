@@ -2,6 +2,7 @@
 
 use chronik_sim::bugs::{Bugs, PLANTED};
 use chronik_sim::run;
+use chronik_sim::stats::{Deed, Stats};
 
 fn holds(seed: u64) {
     let report = run(seed, Bugs::default(), false);
@@ -52,4 +53,26 @@ fn every_planted_bug_is_caught() {
         let caught = (0..100).find_map(|seed| run(seed, bugs, false).violation);
         assert!(caught.is_some(), "{name} was not caught");
     }
+}
+
+/// The logs of some seeds live: they roll, give up records in every way, and crash in the middle of it.
+#[test]
+fn every_deed_of_a_broker_is_met() {
+    let mut stats = Stats::default();
+    (0..120).for_each(|seed| stats.add(&run(seed, Bugs::default(), false).stats));
+    let unmet: Vec<_> = Deed::ALL.iter().filter(|deed| !stats.deeds.contains_key(deed)).collect();
+    assert!(unmet.is_empty(), "never met: {unmet:?}");
+}
+
+/// A log start lay within a batch, and the checkpoint's producers ended before it.
+#[test]
+fn a_log_start_within_a_batch_loses_no_sequence() {
+    holds(146);
+}
+
+/// What a failed copy had put into segments was counted twice.
+#[test]
+fn retention_by_size_counts_nothing_twice() {
+    holds(1283);
+    holds(2334);
 }

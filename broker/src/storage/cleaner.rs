@@ -126,7 +126,7 @@ impl Cleaner {
                 let on_disk = partition.on_disk();
                 (on_disk.segments.cleanable(), on_disk.cleaned_to)
             };
-            let facts: Vec<Closed> = closed.iter().map(facts_of).collect();
+            let facts: Vec<Closed> = closed.iter().map(SegmentState::facts).collect();
             // What is in a file and not counted by the log yet may be written again.
             let limit = {
                 let state = partition.state();
@@ -155,7 +155,7 @@ impl Cleaner {
         };
         let affected: Vec<SegmentState> =
             work.closed.iter().filter(|s| s.base_offset < keys_end).cloned().collect();
-        let facts: Vec<Closed> = affected.iter().map(facts_of).collect();
+        let facts: Vec<Closed> = affected.iter().map(SegmentState::facts).collect();
         let mut from = 0;
         let (mut before, mut after) = (0, 0);
         for group in groups(&facts, policy_of(partition).segment_bytes) {
@@ -350,16 +350,6 @@ impl Cleaner {
 /// A deleted topic takes its whole directory along.
 fn gone_already(e: io::Error) -> io::Result<()> {
     if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
-}
-
-fn facts_of(state: &SegmentState) -> Closed {
-    Closed {
-        base_offset: state.base_offset,
-        end_offset: state.end_offset,
-        bytes: state.bytes,
-        first_timestamp: state.first_timestamp,
-        max_timestamp: state.max_timestamp,
-    }
 }
 
 fn policy_of(partition: &Partition) -> Policy {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use chronik_core::ids::{LeaderEpoch, Offset, TopicIdPartition, WalPosition};
-use chronik_core::log::retention::Stretch;
+use chronik_core::log::retention::{Stretch, stretches};
 use chronik_core::log::{AppendError, Appended, LogError, PartitionLog, ProducerStateMap, Run, WalSpan};
 use chronik_core::metadata::TopicConfig;
 use chronik_core::record_batch::{BatchSummary, Stamp};
@@ -353,25 +353,8 @@ impl Partition {
             let on_disk = self.on_disk();
             (on_disk.segments.states(), on_disk.segments.active_base())
         };
-        let state = self.state();
-        let (segment_end, limit) = (state.log.segment_end(), state.log.high_watermark());
-        let in_segments = segments.iter().map(|s| Stretch {
-            end_offset: s.end_offset,
-            bytes: s.bytes,
-            max_timestamp: s.max_timestamp,
-            written_ms: Some(s.written_ms).filter(|ms| *ms >= 0),
-            is_closed_segment: Some(s.base_offset) != active_base,
-        });
-        let tail = state.log.tail();
-        let in_wal = tail.from(segment_end.max(tail.start())).filter(|run| run.base_offset >= segment_end);
-        let in_wal = in_wal.map(|run| Stretch {
-            end_offset: run.next_offset(),
-            bytes: u64::from(run.span.len),
-            max_timestamp: run.max_timestamp,
-            written_ms: None,
-            is_closed_segment: false,
-        });
-        in_segments.chain(in_wal).take_while(|s| s.end_offset <= limit).collect()
+        let in_segments = segments.iter().map(|s| s.stretch(Some(s.base_offset) != active_base));
+        stretches(in_segments, &self.state().log)
     }
 
     pub fn log_start(&self) -> Offset {

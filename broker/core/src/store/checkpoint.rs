@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::compaction::Closed;
 use crate::ids::{LeaderEpoch, Offset, TopicId, TopicIdPartition, WalPosition};
+use crate::log::retention::Stretch;
 use crate::log::{LeaderEpochs, ProducerStateMap, SnapshotError};
 
 /// 1 knew neither revisions of segments nor compaction.
@@ -55,6 +57,28 @@ impl SegmentState {
             written_ms: unknown(),
             verified_ms: unknown(),
             revision: 0,
+        }
+    }
+
+    /// What compaction judges it by.
+    pub fn facts(&self) -> Closed {
+        Closed {
+            base_offset: self.base_offset,
+            end_offset: self.end_offset,
+            bytes: self.bytes,
+            first_timestamp: self.first_timestamp,
+            max_timestamp: self.max_timestamp,
+        }
+    }
+
+    /// What retention judges it by.
+    pub fn stretch(&self, is_closed_segment: bool) -> Stretch {
+        Stretch {
+            end_offset: self.end_offset,
+            bytes: self.bytes,
+            max_timestamp: self.max_timestamp,
+            written_ms: Some(self.written_ms).filter(|ms| *ms >= 0),
+            is_closed_segment,
         }
     }
 }

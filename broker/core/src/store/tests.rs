@@ -138,6 +138,23 @@ fn a_run_that_begins_before_the_segments_end_is_no_gap() {
     crate::log::PartitionLog::new(p.log).unwrap();
 }
 
+/// What a checkpoint keeps of producers then must not end before that batch: the log does not tell of it again.
+#[test]
+fn a_log_start_within_a_batch_keeps_its_producers_sequence() {
+    let three = (0..3).fold(BatchBuilder::new().at(2, LeaderEpoch(3)), |b, _| b.record(10, None, Some(b"v")));
+    let bytes = three.producer(ProducerId(5), ProducerEpoch(0), 0).build();
+    let header = crate::record_batch::BatchHeader::parse(&bytes).unwrap();
+    let mut log = crate::log::ProducerStateMap::new(0, 10);
+    log.apply(&header, 10);
+    let mut before = checkpoint(3);
+    before.partitions.get_mut(&tp(0)).unwrap().producers = log.truncated(3).encode();
+    let mut f = Feed(Replay::new(before, 10).unwrap());
+    f.items(&[item(0, 2, 4, bytes.len() as u32)], &bytes);
+    let p = f.0.finish().0.remove(&tp(0)).unwrap();
+    let again = crate::log::Checked::Duplicate { base_offset: 2, last_offset: 4, append_time_ms: 10 };
+    assert_eq!((p.log.producers.check(&header), p.log.log_end), (Ok(again), 5));
+}
+
 #[test]
 fn a_log_start_in_a_damaged_group_still_counts() {
     let mut f = feed(3);

@@ -1,11 +1,15 @@
 //! The broker's storage, re-enacted: the same decisions of core in the same order of disk operations as the
 //! shell's (`broker/src/storage`), without its threads.
 
+mod cleaner;
+mod deletion;
 mod read;
 mod recovery;
-pub mod segments;
+mod segments;
+mod writer;
 
-pub use segments::{CHECKPOINT, segment_name};
+pub use segments::segment_name;
+pub use writer::CHECKPOINT;
 
 use std::collections::BTreeMap;
 
@@ -13,7 +17,7 @@ use bytes::Bytes;
 use chronik_core::ids::{DiskUuid, LeaderEpoch, Offset, TopicIdPartition, Uuid, WalPosition};
 use chronik_core::log::{Appended, PartitionLog, ProducerStateMap, Run, WalSpan};
 use chronik_core::record_batch::{BatchLimits, Batches, Crc, NO_TIMESTAMP, TimestampType, check_produced};
-use chronik_core::store::checkpoint::{PartitionState, SegmentState};
+use chronik_core::store::checkpoint::PartitionState;
 use chronik_core::wal::commit::{ActiveFile, Done, GroupCommit, Step};
 use chronik_core::wal::format::{BLOCK, Entry, EntryKind, FileHeader};
 use chronik_core::wal::pool::Pool;
@@ -24,7 +28,8 @@ use crate::bugs::Bugs;
 use crate::disk::{DiskError, wal_name};
 use crate::env::{Env, Event, Halt, Outcome, Request};
 use crate::invariants::{self, Violation};
-use crate::stats::Fault;
+use crate::stats::{Deed, Fault};
+use crate::topics::Topic;
 
 const WAL_ID: DiskUuid = DiskUuid(Uuid::from_u128(0xC4_201F));
 const MAX_PRODUCERS: usize = 100;
@@ -38,7 +43,8 @@ pub struct Settings {
     /// `O_DSYNC`, or else `fdatasync` once the write has completed.
     pub dsync: bool,
     pub profiles: Vec<WalProfile>,
-    pub segment_bytes: u64,
+    /// So many keys the cleaner can keep in mind.
+    pub cleaner_keys: usize,
     /// Of a hundred runs that are replayed, so many stay in memory.
     pub keep_percent: u64,
     /// Of a thousand groups, so many fail.
@@ -55,12 +61,13 @@ struct Waiter {
 
 pub struct Partition {
     pub log: PartitionLog,
+    topic: Topic,
     waiters: Vec<Waiter>,
-    segments: Vec<SegmentState>,
-    /// What has been written to segments, synced or not.
-    written: Offset,
-    /// The producers' state there.
+    segments: segments::Segments,
+    /// The producers' state at the end of the segments.
     producers: ProducerStateMap,
+    /// All below was compacted.
+    cleaned_to: Offset,
 }
 
 pub struct Broker {
@@ -75,20 +82,22 @@ pub struct Broker {
     pub fenced: BTreeMap<TopicIdPartition, PartitionState>,
     /// What recovery found damaged.
     pub holes: Vec<Hole>,
-    writer: segments::Writer,
+    writer: writer::Writer,
+    /// The pass that the cleaner is at.
+    cleaning: Option<cleaner::Work>,
     making_file: bool,
     stopping: bool,
     poll_at_us: Option<u64>,
 }
 
-fn limits(settings: &Settings) -> BatchLimits {
+fn limits(settings: &Settings, topic: &Topic) -> BatchLimits {
     BatchLimits {
         max_message_bytes: chronik_core::wal::commit::max_entry_bytes(settings.file_bytes) as usize,
         before_max_ms: i64::MAX,
         after_max_ms: i64::MAX,
         timestamp_type: TimestampType::CreateTime,
         now_ms: 0,
-        needs_keys: false,
+        needs_keys: topic.compact,
     }
 }
 
@@ -121,20 +130,8 @@ fn open_generation(
     env.disk.sync(inode)?;
     pool.open(slot, base);
     env.note("opened", &[u64::from(slot), generation, base.0]);
-    env.stats.fact("WAL files opened");
+    env.stats.deed(Deed::WalFileOpened);
     Ok(ActiveFile { slot, generation, base, file_bytes })
-}
-
-impl Partition {
-    fn new(log: PartitionLog, segments: Vec<SegmentState>, producers: ProducerStateMap) -> Partition {
-        let written = log.segment_end();
-        Partition { log, waiters: Vec::new(), segments, written, producers }
-    }
-
-    /// The oldest position of the WAL that holds what no segment has.
-    fn oldest_needed(&self) -> Option<WalPosition> {
-        self.log.tail().runs().find(|run| run.last_offset >= self.written).map(|run| run.span.position)
-    }
 }
 
 impl Broker {
@@ -153,26 +150,41 @@ impl Broker {
         self.pump(env)
     }
 
-    pub fn create(&mut self, env: &mut Env, tp: TopicIdPartition) -> Result<(), Halt> {
+    pub fn create(&mut self, env: &mut Env, tp: TopicIdPartition, topic: Topic) -> Result<(), Halt> {
         let mut log = PartitionLog::empty(MAX_PRODUCERS);
         self.lead(&mut log)?;
-        let partition = Partition::new(log, Vec::new(), ProducerStateMap::new(0, MAX_PRODUCERS));
+        let partition = Partition {
+            log,
+            topic,
+            waiters: Vec::new(),
+            segments: segments::Segments::new(tp, Vec::new()),
+            producers: ProducerStateMap::new(0, MAX_PRODUCERS),
+            cleaned_to: 0,
+        };
         self.partitions.insert(tp, partition);
-        self.push_marker(env, EntryKind::PartitionCreated, tp)
+        self.push_marker(env, EntryKind::PartitionCreated, tp, 0)
     }
 
     pub fn delete(&mut self, env: &mut Env, tp: TopicIdPartition) -> Result<(), Halt> {
         self.fenced.remove(&tp);
         self.partitions.remove(&tp);
-        self.push_marker(env, EntryKind::PartitionDeleted, tp)
+        self.writer.removed.push(tp);
+        self.push_marker(env, EntryKind::PartitionDeleted, tp, 0)
     }
 
-    fn push_marker(&mut self, env: &mut Env, kind: EntryKind, tp: TopicIdPartition) -> Result<(), Halt> {
+    /// An entry without records.
+    fn push_marker(
+        &mut self,
+        env: &mut Env,
+        kind: EntryKind,
+        tp: TopicIdPartition,
+        offset: Offset,
+    ) -> Result<(), Halt> {
         let entry = Entry {
             kind,
             tp,
-            first: 0,
-            last: 0,
+            first: offset,
+            last: offset,
             leader_epoch: LeaderEpoch(self.life as i32),
             records: 0,
             patch: false,
@@ -202,9 +214,9 @@ impl Broker {
             env.after(delay, Event::Respond(request, Outcome::Gone));
             return Ok(());
         };
-        let batch = check_produced(&sent.bytes, &limits(&self.settings))
+        let batch = check_produced(&sent.bytes, &limits(&self.settings, &partition.topic))
             .map_err(|e| Violation::new("a_good_batch_is_accepted", e.to_string()))?;
-        match partition.log.append(&batch, (env.now_us / 1000) as i64) {
+        match partition.log.append(&batch, env.now_ms()) {
             Ok(Appended::New { base_offset, last_offset, leader_epoch, .. }) => {
                 env.note("append", &[request.batch as u64, base_offset as u64]);
                 invariants::assigned(env, sent.tp, request.batch, base_offset, last_offset, leader_epoch)?;
@@ -226,11 +238,11 @@ impl Broker {
             }
             Ok(Appended::Duplicate { base_offset, last_offset, .. }) => {
                 env.note("duplicate", &[request.batch as u64, base_offset as u64]);
-                env.stats.fact("duplicates recognised");
+                env.stats.deed(Deed::DuplicateRecognised);
                 if partition.log.duplicate_is_durable(last_offset) {
                     return answer(env, sent.tp, base_offset, request);
                 }
-                env.stats.fact("duplicates of batches in flight");
+                env.stats.deed(Deed::DuplicateInFlight);
                 partition.waiters.push(Waiter { base_offset, last_offset, request });
                 Ok(())
             }
@@ -277,7 +289,7 @@ impl Broker {
         env.history.submitted(&s.buf, s.slot, s.file_offset);
         let flight = env.disk.submit(inode, s.file_offset, s.buf.clone(), fails)?;
         env.note("group", &[s.sequence, u64::from(s.slot), s.file_offset, s.len as u64]);
-        env.stats.fact("groups written");
+        env.stats.deed(Deed::GroupWritten);
         let slow = if env.rng.percent(5) { 20 } else { 1 };
         let latency_us = env.rng.between(40, 400) * slow;
         env.after(latency_us, Event::Landed { life: self.life, flight });
@@ -337,6 +349,9 @@ impl Broker {
             let bytes = Bytes::from(group.buf);
             for run in group.runs {
                 let item = run.item;
+                if item.kind == EntryKind::LogStart {
+                    self.log_start_is_durable(env, item.tp, item.first)?;
+                }
                 let Some(partition) = self.partitions.get_mut(&item.tp) else { continue };
                 if item.kind != EntryKind::Append {
                     continue;
@@ -363,7 +378,7 @@ impl Broker {
     /// Goes on in the next file; false when there is none yet.
     fn roll(&mut self, env: &mut Env, base: WalPosition) -> Result<bool, Halt> {
         let Some(slot) = self.pool.free_slot() else {
-            env.stats.fact("rolls that waited for a file");
+            env.stats.deed(Deed::WalFileWaitedFor);
             self.make_file(env, true);
             return Ok(false);
         };

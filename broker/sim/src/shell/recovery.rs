@@ -4,27 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use chronik_core::ids::{TopicIdPartition, WalPosition};
-use chronik_core::log::{PartitionLog, ProducerStateMap};
+use chronik_core::log::PartitionLog;
 use chronik_core::store::checkpoint::{Checkpoint, PartitionState, SegmentState};
-use chronik_core::store::replay::Replay;
+use chronik_core::store::replay::{Replay, Replayed};
 use chronik_core::wal::commit::GroupCommit;
 use chronik_core::wal::pool::Pool;
 use chronik_core::wal::recovery::{Event as Found, PlantedBugs, Recovered, recover};
 
-use super::segments::{CHECKPOINT, Writer, segment_name};
+use super::segments::{Segments, base_and_revision, segment_dir, segment_name};
+use super::writer::{CHECKPOINT, Writer};
 use super::{Broker, MAX_PRODUCERS, Partition, Settings, WAL_ID, create_wal_file, open_generation};
 use crate::disk::{WalMedia, wal_name};
 use crate::env::{Env, Halt};
 use crate::invariants::{self, Violation};
+use crate::stats::Deed;
+use crate::topics::{Catalog, Topic};
 
 impl Broker {
     /// Starts a broker on what the disk holds. `catalog` are the partitions that exist.
-    pub fn start(
-        env: &mut Env,
-        settings: &Settings,
-        life: u64,
-        catalog: &BTreeSet<TopicIdPartition>,
-    ) -> Result<Broker, Halt> {
+    pub fn start(env: &mut Env, settings: &Settings, life: u64, catalog: &Catalog) -> Result<Broker, Halt> {
         env.history.write_failed = false;
         flush_what_is_there(env, settings)?;
         let checkpoint = read_checkpoint(env)?;
@@ -39,13 +37,10 @@ impl Broker {
         let mut partitions = BTreeMap::new();
         let mut fenced = BTreeMap::new();
         let mut fresh = Vec::new();
-        let mut referenced = BTreeSet::new();
-        for tp in catalog {
+        for (tp, topic) in catalog {
             let found = replayed.remove(tp);
-            if let Some(found) = &found {
-                restore_segments(env, *tp, &found.segments)?;
-                referenced.extend(found.segments.iter().map(|s| segment_name(*tp, s)));
-            }
+            let states = found.as_ref().map_or(&[][..], |found| &found.segments);
+            check_segments(env, *tp, states)?;
             match (found, &blind) {
                 (Some(found), _) if found.fenced.is_some() => {
                     let state = PartitionState {
@@ -59,27 +54,17 @@ impl Broker {
                     };
                     fenced.insert(*tp, state);
                 }
-                (Some(found), _) => {
-                    let log = PartitionLog::new(found.log).map_err(|e| {
-                        Violation::new("invariant_9_the_log_is_coherent", format!("{tp}: {e}"))
-                    })?;
-                    let partition = Partition::new(log, found.segments, found.segment_producers);
-                    partitions.insert(*tp, partition);
-                }
+                (Some(found), _) => _ = partitions.insert(*tp, reopened(*tp, *topic, found)?),
                 (None, Some(_)) => {
                     let state = PartitionState { fenced: blind.clone(), ..PartitionState::default() };
                     fenced.insert(*tp, state);
                 }
-                (None, None) => {
-                    let log = PartitionLog::empty(MAX_PRODUCERS);
-                    let producers = ProducerStateMap::new(0, MAX_PRODUCERS);
-                    partitions.insert(*tp, Partition::new(log, Vec::new(), producers));
-                    fresh.push(*tp);
-                }
+                (None, None) => fresh.push((*tp, *topic)),
             }
         }
+        // What was deleted, or is in no image any more.
         for name in env.disk.list("data/").iter().filter(|name| name.ends_with(".log")) {
-            if !referenced.contains(name) {
+            if !catalog.keys().any(|tp| name.starts_with(&segment_dir(*tp))) {
                 env.disk.remove(name)?;
             }
         }
@@ -99,6 +84,7 @@ impl Broker {
             fenced,
             holes: recovered.holes,
             writer: Writer::default(),
+            cleaning: None,
             making_file: false,
             stopping: false,
             poll_at_us: None,
@@ -107,8 +93,8 @@ impl Broker {
             broker.lead(&mut partition.log)?;
             broker.partitions.insert(tp, partition);
         }
-        for tp in fresh {
-            broker.create(env, tp)?;
+        for (tp, topic) in fresh {
+            broker.create(env, tp, topic)?;
         }
         broker.make_spare(env);
         Ok(broker)
@@ -129,6 +115,8 @@ fn flush_what_is_there(env: &mut Env, settings: &Settings) -> Result<(), Halt> {
 }
 
 fn read_checkpoint(env: &mut Env) -> Result<Checkpoint, Halt> {
+    // One that was renamed but whose name a power cut could still take back must not be built upon.
+    env.disk.sync_dir("data/")?;
     let Some(inode) = env.disk.inode(CHECKPOINT) else { return Ok(Checkpoint::default()) };
     let bytes = env.disk.read(inode, 0, env.disk.len(inode))?;
     let checkpoint = Checkpoint::decode(bytes);
@@ -167,8 +155,21 @@ fn walk(
     }
 }
 
-/// What lies in a segment beyond the checkpoint is cut off and comes again from the log.
-fn restore_segments(env: &mut Env, tp: TopicIdPartition, segments: &[SegmentState]) -> Result<(), Halt> {
+fn reopened(tp: TopicIdPartition, topic: Topic, found: Replayed) -> Result<Partition, Halt> {
+    let log = PartitionLog::new(found.log)
+        .map_err(|e| Violation::new("invariant_9_the_log_is_coherent", format!("{tp}: {e}")))?;
+    Ok(Partition {
+        log,
+        topic,
+        waiters: Vec::new(),
+        segments: Segments::new(tp, found.segments),
+        producers: found.segment_producers,
+        cleaned_to: found.cleaned_to,
+    })
+}
+
+/// The files hold at least what the checkpoint says; those that it does not name are removed.
+fn check_segments(env: &mut Env, tp: TopicIdPartition, segments: &[SegmentState]) -> Result<(), Halt> {
     for segment in segments {
         let name = segment_name(tp, segment);
         let lost = |why: &str| {
@@ -178,7 +179,18 @@ fn restore_segments(env: &mut Env, tp: TopicIdPartition, segments: &[SegmentStat
         if env.disk.len(inode) < segment.bytes as usize {
             return Err(lost("too short").into());
         }
-        env.disk.truncate(inode, segment.bytes as usize)?;
+    }
+    let named: BTreeSet<String> = segments.iter().map(|s| segment_name(tp, s)).collect();
+    for name in env.disk.list(&segment_dir(tp)).iter().filter(|name| !named.contains(*name)) {
+        if let Some((base, revision)) = base_and_revision(name) {
+            env.stats.deed(match segments.iter().find(|s| s.base_offset <= base && base < s.end_offset) {
+                Some(s) if s.revision > revision => Deed::CrashAfterSwap,
+                _ if revision > 0 => Deed::CrashBeforeSwap,
+                None if segments.first().is_some_and(|s| base < s.base_offset) => Deed::CrashAfterTrim,
+                _ => Deed::CrashBeforeCounted,
+            });
+        }
+        env.disk.remove(name)?;
     }
     Ok(())
 }

@@ -1,0 +1,57 @@
+//! How topics are set up: what of a log may go, and when.
+
+use std::collections::BTreeMap;
+
+use chronik_core::compaction::Policy;
+use chronik_core::ids::TopicIdPartition;
+use chronik_core::log::retention::Retention;
+
+use crate::rng::Rng;
+
+/// The partitions that exist: metadata, which has a log of its own.
+pub type Catalog = BTreeMap<TopicIdPartition, Topic>;
+
+/// Times are the records' (see [`crate::env::Env::now_ms`]).
+#[derive(Clone, Copy, Debug)]
+pub struct Topic {
+    /// `cleanup.policy` holds `compact`: records have keys.
+    pub compact: bool,
+    /// `cleanup.policy` holds `delete`.
+    pub delete: bool,
+    pub retention: Retention,
+    /// `segment.ms`.
+    pub segment_ms: i64,
+    /// Holds `segment.bytes`, too.
+    pub compaction: Policy,
+    /// `delete.retention.ms`.
+    pub delete_retention_ms: i64,
+}
+
+/// So many keys has a compacted topic.
+pub const KEYS: u64 = 12;
+
+impl Topic {
+    pub fn draw(rng: &mut Rng) -> Topic {
+        let (compact, delete) = match rng.below(10) {
+            0..4 => (false, true),
+            4..8 => (true, false),
+            _ => (true, true),
+        };
+        let max_age_ms = rng.percent(50).then(|| rng.between(2000, 60_000) as i64);
+        let max_bytes = rng.percent(60).then(|| rng.between(0, 100_000));
+        let max_lag_ms = if rng.percent(30) { rng.between(3000, 30_000) as i64 } else { i64::MAX };
+        Topic {
+            compact,
+            delete,
+            retention: Retention { max_age_ms, max_bytes },
+            segment_ms: rng.between(1000, 40_000) as i64,
+            compaction: Policy {
+                min_dirty_ratio: rng.between(0, 60) as f64 / 100.0,
+                min_lag_ms: if rng.percent(25) { rng.between(1, 3000) as i64 } else { 0 },
+                max_lag_ms,
+                segment_bytes: rng.between(2048, 1 << 16),
+            },
+            delete_retention_ms: rng.between(500, 15_000) as i64,
+        }
+    }
+}
