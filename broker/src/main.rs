@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use chronik_broker::bench::{self, BenchArgs};
 use chronik_broker::cli::consume::{self, ConsumeArgs};
+use chronik_broker::cli::groups::{self, GroupsArgs};
 use chronik_broker::cli::log_dirs::{self, LogDirsArgs};
 use chronik_broker::cli::produce::{self, ProduceArgs};
 use chronik_broker::cli::segment::{self, SegmentArgs};
@@ -39,6 +40,8 @@ enum Command {
     Segment(SegmentArgs),
     /// List, create, describe, alter and delete topics
     Topics(TopicsArgs),
+    /// List, describe and delete consumer groups, and set their offsets
+    Groups(GroupsArgs),
     /// Show how much of the disk each partition takes
     LogDirs(LogDirsArgs),
     /// Write lines from standard input to a topic
@@ -60,6 +63,7 @@ fn main() {
         Some(Command::Wal(args)) => wal::run(args),
         Some(Command::Segment(args)) => segment::run(args),
         Some(Command::Topics(args)) => topics::run(args),
+        Some(Command::Groups(args)) => groups::run(args),
         Some(Command::LogDirs(args)) => log_dirs::run(args),
         Some(Command::Produce(args)) => produce::run(args),
         Some(Command::Consume(args)) => consume::run(args),

@@ -144,6 +144,8 @@ async fn serve(config: Config) -> Result<()> {
     health.fail("the broker is stopping");
     let limit = Duration::from_millis(broker.config.shutdown_timeout_ms);
     accepting.shutdown().await;
+    // Members that wait for their group would hold up the stop.
+    broker.groups.stop();
     connections.stop(limit / CLIENTS_PART).await;
     let closing = tokio::task::spawn_blocking({
         let logs = logs.clone();

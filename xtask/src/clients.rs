@@ -97,11 +97,14 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
             && tests.outcome("start", "", || broker.start_again())
         {
             tests.read(RECORDS);
+            tests.group(RECORDS, 0);
             // To the same topics, by new producers: offsets go on, and no old producer id is in the way.
             tests.write(RECORDS, MORE_RECORDS);
+            tests.group(RECORDS, MORE_RECORDS);
             tests.outcome("kill", "SIGKILL", || broker.kill());
             tests.outcome("start", "", || broker.start_again());
             tests.read(RECORDS + MORE_RECORDS);
+            tests.group(RECORDS + MORE_RECORDS, 0);
             tests.outcome("stop", "SIGTERM", || broker.stop());
         }
     }
@@ -174,6 +177,7 @@ impl<'a> Tests<'a> {
     fn first_life(&mut self) {
         self.write(0, RECORDS);
         self.read(RECORDS);
+        self.group(0, RECORDS);
         self.admin();
     }
 
@@ -262,6 +266,26 @@ impl<'a> Tests<'a> {
                     .map(|output| output.last_line()),
             };
             self.report("read", client.name, since, result);
+        }
+    }
+
+    /// Each client's group goes on where it has come to, in the first of the client's topics, and must find `records` new
+    /// ones there.
+    fn group(&mut self, first: u32, records: u32) {
+        for client in self.clients.clone() {
+            let since = Instant::now();
+            let Some(topic) = self.topics(client).into_iter().next() else { continue };
+            let result = match client.name {
+                "kcat" => self
+                    .kcat
+                    .group(&topic, first, records)
+                    .map(|()| format!("group: {records} records of 1 topics")),
+                _ => self
+                    .program(client, "group", first, records)
+                    .and_then(|program| program.args([topic]).output())
+                    .map(|output| output.last_line()),
+            };
+            self.report("group", client.name, since, result);
         }
     }
 

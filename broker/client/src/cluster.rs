@@ -130,6 +130,11 @@ impl Client {
         })
     }
 
+    /// How long each call may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// The versions of an API that the first server offers.
     ///
     /// # Errors

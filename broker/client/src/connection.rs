@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{
-    ApiKey, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
-    DescribeLogDirsRequest, FetchRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
-    ListOffsetsRequest, MetadataRequest, ProduceRequest, RequestHeader,
+    ApiKey, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteTopicsRequest,
+    DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest, FetchRequest,
+    FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, ListGroupsRequest,
+    ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest,
+    RequestHeader,
 };
 use kafka_protocol::protocol::{Decodable, HeaderVersion, Request, StrBytes, VersionRange};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -49,6 +51,12 @@ spoken! {
     DescribeLogDirsRequest => 4..=4,
     IncrementalAlterConfigsRequest => 1..=1,
     InitProducerIdRequest => 2..=4,
+    FindCoordinatorRequest => 4..=4,
+    ListGroupsRequest => 4..=4,
+    DescribeGroupsRequest => 5..=5,
+    OffsetFetchRequest => 8..=9,
+    OffsetCommitRequest => 8..=9,
+    DeleteGroupsRequest => 2..=2,
 }
 
 /// A connection to one server.

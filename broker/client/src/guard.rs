@@ -101,6 +101,19 @@ const DESCRIBE_CONFIGS: &[Shape] = &[
 const ALTER_CONFIGS: &[Shape] = &[Fixed(4), List(&[Fixed(2), Text, Fixed(1), Text])];
 const INIT_PRODUCER_ID: &[Shape] = &[Fixed(4), Fixed(2), Fixed(8), Fixed(2)];
 
+const FIND_COORDINATOR: &[Shape] = &[Fixed(4), List(&[Text, Fixed(4), Text, Fixed(4), Fixed(2), Text])];
+const LIST_GROUPS: &[Shape] = &[Fixed(4), Fixed(2), List(&[Text, Text, Text])];
+const DESCRIBE_GROUPS: &[Shape] = &[
+    Fixed(4),
+    List(&[Fixed(2), Text, Text, Text, Text, List(&[Text, Text, Text, Text, Text, Text]), Fixed(4)]),
+];
+const OFFSET_FETCH: &[Shape] = &[
+    Fixed(4),
+    List(&[Text, List(&[Text, List(&[Fixed(4), Fixed(8), Fixed(4), Text, Fixed(2)])]), Fixed(2)]),
+];
+const OFFSET_COMMIT: &[Shape] = &[Fixed(4), List(&[Text, List(&[Fixed(4), Fixed(2)])])];
+const DELETE_GROUPS: &[Shape] = &[Fixed(4), List(&[Text, Fixed(2)])];
+
 /// Walks `body`, the answer to `api` without its header.
 ///
 /// # Errors
@@ -118,6 +131,12 @@ pub(super) fn check(api: ApiKey, body: &Bytes) -> Result<(), &'static str> {
         ApiKey::DescribeLogDirs => DESCRIBE_LOG_DIRS,
         ApiKey::IncrementalAlterConfigs => ALTER_CONFIGS,
         ApiKey::InitProducerId => INIT_PRODUCER_ID,
+        ApiKey::FindCoordinator => FIND_COORDINATOR,
+        ApiKey::ListGroups => LIST_GROUPS,
+        ApiKey::DescribeGroups => DESCRIBE_GROUPS,
+        ApiKey::OffsetFetch => OFFSET_FETCH,
+        ApiKey::OffsetCommit => OFFSET_COMMIT,
+        ApiKey::DeleteGroups => DELETE_GROUPS,
         _ => return Err("an answer of unknown shape"),
     };
     structure(&mut body.as_ref(), shape)
@@ -255,6 +274,35 @@ mod tests {
             (ApiKey::DescribeLogDirs, encoded(log_dirs, 4)),
             (ApiKey::IncrementalAlterConfigs, encoded(IncrementalAlterConfigsResponse::default(), 1)),
             (ApiKey::InitProducerId, encoded(InitProducerIdResponse::default(), 4)),
+            (ApiKey::FindCoordinator, {
+                let found = find_coordinator_response::Coordinator::default();
+                encoded(FindCoordinatorResponse::default().with_coordinators(vec![found]), 4)
+            }),
+            (ApiKey::ListGroups, {
+                let listed = list_groups_response::ListedGroup::default();
+                encoded(ListGroupsResponse::default().with_groups(vec![listed]), 4)
+            }),
+            (ApiKey::DescribeGroups, {
+                let member = describe_groups_response::DescribedGroupMember::default();
+                let group = describe_groups_response::DescribedGroup::default().with_members(vec![member]);
+                encoded(DescribeGroupsResponse::default().with_groups(vec![group]), 5)
+            }),
+            (ApiKey::OffsetFetch, {
+                let topic = offset_fetch_response::OffsetFetchResponseTopics::default()
+                    .with_partitions(vec![Default::default()]);
+                let group =
+                    offset_fetch_response::OffsetFetchResponseGroup::default().with_topics(vec![topic]);
+                encoded(OffsetFetchResponse::default().with_groups(vec![group]), 8)
+            }),
+            (ApiKey::OffsetCommit, {
+                let topic = offset_commit_response::OffsetCommitResponseTopic::default()
+                    .with_partitions(vec![Default::default()]);
+                encoded(OffsetCommitResponse::default().with_topics(vec![topic]), 8)
+            }),
+            (ApiKey::DeleteGroups, {
+                let deleted = delete_groups_response::DeletableGroupResult::default();
+                encoded(DeleteGroupsResponse::default().with_results(vec![deleted]), 2)
+            }),
         ] {
             assert_eq!(check(api, &body), Ok(()), "{api:?}");
         }

@@ -1,7 +1,7 @@
 //! Chronik's own Kafka client: what `chronik topics`, `produce`, `consume` and `bench` speak with, what
 //! the operator manages topics and settings with, and what tests may use.
 //!
-//! It is small on purpose: one request at a time per connection, no consumer groups, no
+//! It is small on purpose: one request at a time per connection, a member of no group, no
 //! background tasks. Every method names the server's refusal by Kafka's own error name. The
 //! server is not trusted: lengths are checked before anything is allocated for them, and record
 //! batches are read by this crate's own reader, which keeps duplicate header keys.
@@ -12,6 +12,7 @@ mod cluster;
 pub mod compression;
 mod connection;
 mod error;
+mod groups;
 mod guard;
 mod records;
 
@@ -22,4 +23,5 @@ pub use batch::{
 pub use cluster::{Broker, Client, Cluster, Partition, Topic};
 pub use connection::{Connection, RequestVersion};
 pub use error::{ClientError, Refusal, error_name};
+pub use groups::{CommittedOffset, Group, GroupMember, ListedGroup};
 pub use records::{Acks, Fetched, Position};

@@ -6,6 +6,7 @@
 
 pub mod compaction;
 pub mod controller;
+pub mod group;
 pub mod ids;
 pub mod log;
 pub mod metadata;

@@ -170,6 +170,7 @@ async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     if let Some(broker) = admin.broker.get() {
         admin.metrics.observe(&broker.metadata.image());
+        broker.groups.observe();
     }
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     match admin.metrics.encode() {

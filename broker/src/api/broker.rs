@@ -10,6 +10,7 @@ use chronik_core::metadata::{MetadataImage, MetadataRecord};
 use super::fetch::FetchSessions;
 use super::partitions::Logs;
 use crate::config::Config;
+use crate::group::Coordinator;
 use crate::metrics::Metrics;
 use crate::quorum::MetadataStore;
 
@@ -34,9 +35,11 @@ pub struct Broker {
     pub logs: Arc<dyn Logs>,
     pub metrics: Arc<Metrics>,
     pub fetch_sessions: FetchSessions,
+    pub groups: Arc<Coordinator>,
 }
 
 impl Broker {
+    /// Begins to load consumer groups. To be called in a runtime.
     pub fn new(
         config: Config,
         identity: Identity,
@@ -45,7 +48,9 @@ impl Broker {
         metrics: Arc<Metrics>,
     ) -> Broker {
         let fetch_sessions = FetchSessions::new(config.fetch_sessions_max, &metrics);
-        Broker { config, identity, metadata, logs, metrics, fetch_sessions }
+        let groups =
+            Coordinator::start(config.broker_id, metadata.clone(), logs.clone(), metrics.groups.clone());
+        Broker { config, identity, metadata, logs, metrics, fetch_sessions, groups }
     }
 
     /// Has the controller decide, and waits for its records at most `timeout_ms`. A change that was begun

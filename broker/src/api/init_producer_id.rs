@@ -36,8 +36,7 @@ fn check(body: &InitProducerIdRequest) -> Result<(), ResponseError> {
     let (id, epoch) = (body.producer_id.0, body.producer_epoch);
     match &body.transactional_id {
         Some(name) if name.is_empty() => Err(ResponseError::InvalidRequest),
-        // No coordinator serves transactions here: FindCoordinator is not served either, which is where the
-        // client learns that it is not a matter of time.
+        // No coordinator serves transactions here yet: FindCoordinator says the same.
         Some(_) => Err(ResponseError::CoordinatorNotAvailable),
         None if (id == -1) != (epoch == -1) => Err(ResponseError::InvalidRequest),
         None => Ok(()),

@@ -8,15 +8,40 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use chronik_core::ids::{LeaderEpoch, Offset, TopicIdPartition};
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
-use crate::storage::partition::Partition;
+use crate::storage::partition::{Partition, Refused};
 
 /// The partitions this broker has a replica of.
 pub trait Logs: Send + Sync {
     fn partition(&self, id: TopicIdPartition) -> Option<Arc<dyn PartitionReader>>;
     /// The same partition, for appending.
     fn appendable(&self, id: TopicIdPartition) -> Option<Arc<Partition>>;
+    /// The same, for what the broker itself writes down in an internal topic.
+    fn journal(&self, id: TopicIdPartition) -> Option<Arc<dyn Journal>>;
+}
+
+/// A partition of an internal topic, as the broker writes it.
+pub trait Journal: Send + Sync {
+    /// Appends one batch. It keeps its place among the appends before and after it; what is given resolves when it is
+    /// durable, and to an error when the log has failed.
+    ///
+    /// # Errors
+    /// When the partition takes no records now. Nothing was appended.
+    fn append(&self, batch: Bytes, now_ms: i64) -> Result<oneshot::Receiver<()>, Refused>;
+
+    /// The largest batch it takes.
+    fn batch_bytes_max(&self) -> usize;
+}
+
+impl Journal for Arc<Partition> {
+    fn append(&self, batch: Bytes, now_ms: i64) -> Result<oneshot::Receiver<()>, Refused> {
+        self.append_own(batch, now_ms)
+    }
+
+    fn batch_bytes_max(&self) -> usize {
+        usize::try_from(self.entry_bytes_max()).unwrap_or(usize::MAX)
+    }
 }
 
 /// How far a partition reaches: `log_start <= last_stable <= high_watermark <= log_end`.

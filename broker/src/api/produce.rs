@@ -37,6 +37,7 @@ const ZSTD_FROM: i16 = 7;
 
 mod code {
     pub const CORRUPT_MESSAGE: i16 = 2;
+    pub const INVALID_TOPIC_EXCEPTION: i16 = 17;
     pub const NOT_ENOUGH_REPLICAS: i16 = 19;
     pub const INVALID_REQUIRED_ACKS: i16 = 21;
     pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
@@ -45,7 +46,6 @@ mod code {
     pub const INVALID_TXN_STATE: i16 = 48;
     pub const KAFKA_STORAGE_ERROR: i16 = 56;
     pub const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
-    pub const INVALID_RECORD: i16 = 87;
     pub const UNKNOWN_TOPIC_ID: i16 = 100;
 }
 
@@ -228,6 +228,9 @@ fn check(
     if image.leader != broker.config.broker_id {
         return Err((code::NOT_LEADER_OR_FOLLOWER, format!("broker {} leads", image.leader)));
     }
+    if topic.is_internal {
+        return Err((code::INVALID_TOPIC_EXCEPTION, "internal topics are written by the broker".to_string()));
+    }
     let id = TopicIdPartition { topic_id: topic.id, partition: data.index };
     let partition = broker
         .logs
@@ -264,9 +267,6 @@ fn check(
     }
     if summary.header.is_transactional() {
         return Err((code::INVALID_TXN_STATE, "the batch belongs to no ongoing transaction".to_string()));
-    }
-    if topic.is_internal {
-        return Err((code::INVALID_RECORD, "internal topics are written by the broker".to_string()));
     }
     let settings = partition.settings().clone();
     Ok(Checked { partition, settings, summary, body })

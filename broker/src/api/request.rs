@@ -186,4 +186,22 @@ impl Request {
         });
         Reply::Later(Box::pin(async move { work.await.ok().flatten() }))
     }
+
+    /// Answers when `answer` is ready, however long that takes, and gives the permit back now. For what somebody else
+    /// has in hand already, and keeps within bounds.
+    pub fn waiting<T, F>(self, answer: F) -> Reply
+    where
+        T: Encodable + HeaderVersion + Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let Request { head, broker, received, .. } = self;
+        Reply::Later(Box::pin(async move {
+            let body = answer.await;
+            if let Some(metrics) = broker.metrics.api(head.api_key) {
+                metrics.time.observe_since(received);
+            }
+            let failed = |e| tracing::error!(api = head.api_key, version = head.version, "{e}");
+            head.frame(&body).map_err(failed).ok()
+        }))
+    }
 }

@@ -10,14 +10,19 @@ use chronik_core::ids::{
     BrokerEpoch, BrokerId, DiskUuid, LeaderEpoch, Offset, TopicId, TopicIdPartition, Uuid,
 };
 use chronik_core::metadata::{Listener, SecurityProtocol};
+use chronik_core::record_batch::{BatchHeader, patch_base};
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::{Decodable, HeaderVersion};
+use tokio::sync::oneshot;
 
-use super::partitions::{FoundOffset, Listeners, Logs, Offsets, PartitionReader, ReadBytes, ReadError};
+use super::partitions::{
+    FoundOffset, Journal, Listeners, Logs, Offsets, PartitionReader, ReadBytes, ReadError,
+};
 use super::{Broker, ConnectionInfo, Frame, Identity, Reply, Request, RequestHead, RequestPermit, dispatch};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::quorum::MetadataStore;
+use crate::storage::partition::Refused;
 
 /// A broker, a connection to it, and its fake logs.
 pub struct Fixture {
@@ -36,6 +41,16 @@ impl Fixture {
         let config = Config::of(settings).unwrap();
         let metadata = MetadataStore::in_memory(Arc::new(config.local()), "test-cluster").await.unwrap();
         let logs = Arc::new(FakeLogs::default());
+        // As the broker's own topics are opened when they appear.
+        let follow = logs.clone();
+        metadata.subscribe(Box::new(move |_, changes| {
+            for topic in changes.topics_created.iter().filter(|t| t.is_internal) {
+                for partition in 0..topic.partitions.len() as i32 {
+                    let id = TopicIdPartition { topic_id: topic.id, partition };
+                    follow.0.lock().unwrap().entry(id).or_default();
+                }
+            }
+        }));
         let metrics = Arc::new(Metrics::new(super::names()));
         let identity = Identity {
             disk_uuid: DiskUuid::default(),
@@ -50,6 +65,14 @@ impl Fixture {
         let fixture = Fixture { broker, conn, logs };
         fixture.register_broker(1, false).await;
         fixture
+    }
+
+    /// A broker that begins with what this one has left.
+    pub fn restarted(&self) -> Fixture {
+        let Broker { config, identity, metadata, metrics, .. } = &*self.broker;
+        let (config, identity) = (config.clone(), identity.clone());
+        let broker = Broker::new(config, identity, metadata.clone(), self.logs.clone(), metrics.clone());
+        Fixture { broker: Arc::new(broker), conn: self.conn.clone(), logs: self.logs.clone() }
     }
 
     /// The same broker, asked on another listener.
@@ -201,6 +224,40 @@ impl Logs for FakeLogs {
     fn partition(&self, id: TopicIdPartition) -> Option<Arc<dyn PartitionReader>> {
         self.0.lock().unwrap().get(&id).map(|p| p.clone() as Arc<dyn PartitionReader>)
     }
+
+    fn journal(&self, id: TopicIdPartition) -> Option<Arc<dyn Journal>> {
+        self.0.lock().unwrap().get(&id).map(|p| Arc::new(p.clone()) as Arc<dyn Journal>)
+    }
+}
+
+/// Batches of the broker itself: real ones. They are durable at once, unless the test holds them back.
+impl Journal for Arc<FakePartition> {
+    fn append(&self, batch: Bytes, _: i64) -> Result<oneshot::Receiver<()>, Refused> {
+        let (tell, told) = oneshot::channel();
+        let mut state = self.0.lock().unwrap();
+        if state.refusing {
+            return Err(Refused::Storage("refused on purpose".to_string()));
+        }
+        let (base, epoch) = (state.end(), state.epoch);
+        let header = BatchHeader::parse(&batch).unwrap();
+        let mut bytes = BytesMut::from(&batch[..]);
+        patch_base(&mut bytes, base, epoch).unwrap();
+        let end = base + i64::from(header.record_count);
+        let first_time = header.base_timestamp;
+        state.batches.push(FakeBatch { base, end, first_time, epoch, bytes: bytes.freeze() });
+        if state.held {
+            state.waiting.push((end, tell));
+        } else {
+            drop(state);
+            self.commit(end);
+            tell.send(()).unwrap();
+        }
+        Ok(told)
+    }
+
+    fn batch_bytes_max(&self) -> usize {
+        1 << 20
+    }
 }
 
 /// A partition in memory. Batches of one record per offset, a millisecond apart.
@@ -214,12 +271,26 @@ struct FakeState {
     epoch: LeaderEpoch,
     committed_bytes: u64,
     broken: bool,
+    /// Whether the broker's own appends wait for [`FakePartition::flush`].
+    held: bool,
+    waiting: Vec<(Offset, oneshot::Sender<()>)>,
+    /// Whether they fail.
+    refusing: bool,
 }
 
 impl Default for FakeState {
     fn default() -> FakeState {
-        let (batches, epoch) = (Vec::new(), LeaderEpoch(0));
-        FakeState { batches, log_start: 0, high_watermark: 0, epoch, committed_bytes: 0, broken: false }
+        FakeState {
+            batches: Vec::new(),
+            log_start: 0,
+            high_watermark: 0,
+            epoch: LeaderEpoch(0),
+            committed_bytes: 0,
+            broken: false,
+            held: false,
+            waiting: Vec::new(),
+            refusing: false,
+        }
     }
 }
 
@@ -258,6 +329,30 @@ impl FakePartition {
 
     pub fn set_log_start(&self, to: Offset) {
         self.0.lock().unwrap().log_start = to;
+    }
+
+    /// Appends a batch as the broker itself does.
+    pub fn append_own(self: &Arc<Self>, batch: Bytes) {
+        Journal::append(self, batch, 0).unwrap();
+    }
+
+    /// From now on the broker's own appends wait, or no longer.
+    pub fn hold_flushes(&self, hold: bool) {
+        self.0.lock().unwrap().held = hold;
+    }
+
+    /// All of them that wait are durable now.
+    pub fn flush(&self) {
+        let waiting = std::mem::take(&mut self.0.lock().unwrap().waiting);
+        for (end, tell) in waiting {
+            self.commit(end);
+            let _ = tell.send(());
+        }
+    }
+
+    /// From now on the broker's own appends fail, or no longer.
+    pub fn refuse_appends(&self, refuse: bool) {
+        self.0.lock().unwrap().refusing = refuse;
     }
 
     /// From now on nothing can be read.

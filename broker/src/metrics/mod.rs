@@ -3,6 +3,7 @@
 //! Whoever counts on the hot path holds its handle already: a lookup by label happens when a topic, a profile
 //! or a connection appears, never per request.
 
+mod groups;
 mod histogram;
 mod profiles;
 mod wal;
@@ -17,6 +18,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+pub use groups::GroupMetrics;
 pub use histogram::Histogram;
 pub use wal::{ProduceStages, ProfileMetrics, WalMetrics};
 
@@ -42,6 +44,7 @@ pub struct Metrics {
     pub metadata_offset: Gauge,
     pub cleaner: CleanerMetrics,
     pub scrub: ScrubMetrics,
+    pub groups: GroupMetrics,
     wal: wal::Families,
     profiles: Mutex<BTreeMap<String, Arc<ProfileMetrics>>>,
     definitions: profiles::Definitions,
@@ -165,6 +168,7 @@ impl Metrics {
             metadata_offset: Gauge::default(),
             cleaner: CleanerMetrics::default(),
             scrub: ScrubMetrics::default(),
+            groups: GroupMetrics::register(&mut registry),
             wal: wal::Families::register(&mut registry),
             profiles: Mutex::default(),
             definitions: profiles::Definitions::register(&mut registry),

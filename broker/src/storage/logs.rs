@@ -28,7 +28,7 @@ use super::segments::{Chunk, Limits, Segments};
 use super::wal::{self, DurableRun, Entry, Recovering, WalClient, WalError, WalOptions};
 pub use super::writer::CHECKPOINT_FILE;
 use super::writer::SegmentWriter;
-use crate::api::partitions::{Logs, PartitionReader};
+use crate::api::partitions::{Journal, Logs, PartitionReader};
 use crate::metrics::{CleanerMetrics, ScrubMetrics};
 
 pub type PartitionMap = ArcSwap<HashMap<TopicIdPartition, Arc<Partition>>>;
@@ -415,5 +415,9 @@ impl Logs for LogManager {
 
     fn appendable(&self, id: TopicIdPartition) -> Option<Arc<Partition>> {
         self.get(id)
+    }
+
+    fn journal(&self, id: TopicIdPartition) -> Option<Arc<dyn Journal>> {
+        Some(Arc::new(self.get(id)?))
     }
 }

@@ -13,7 +13,7 @@ use chronik_core::ids::{LeaderEpoch, Offset, TopicIdPartition, WalPosition};
 use chronik_core::log::retention::{Stretch, stretches};
 use chronik_core::log::{AppendError, Appended, LogError, PartitionLog, ProducerStateMap, Run, WalSpan};
 use chronik_core::metadata::TopicConfig;
-use chronik_core::record_batch::{BatchSummary, Stamp};
+use chronik_core::record_batch::{BatchLimits, BatchSummary, Stamp, TimestampType, check_produced};
 use chronik_core::wal::format::EntryKind;
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -47,8 +47,18 @@ pub enum Refused {
     Log(#[from] AppendError),
     #[error("the topic was deleted")]
     Deleted,
+    #[error("the batch is larger than a WAL file")]
+    TooLarge,
     #[error("{0}")]
     Storage(String),
+}
+
+/// How little free space an append bears.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Floor {
+    /// `chronik.disk.reserve.bytes`
+    Reserve,
+    Nothing,
 }
 
 /// Why records are not deleted.
@@ -67,6 +77,7 @@ impl Refused {
         match self {
             Refused::Log(e) => e.kafka_code(),
             Refused::Deleted => 3,
+            Refused::TooLarge => 10,
             Refused::Storage(_) => 56,
         }
     }
@@ -236,6 +247,16 @@ impl Partition {
         room
     }
 
+    /// Room for what the broker itself writes: it cannot wait, as others wait for it. The requests that it serves are
+    /// bounded before.
+    fn room_for_own(&self, profile: &ProfileEntry, records: u64, bytes: u64) -> Room {
+        profile.queue.force(records, bytes);
+        self.disk.queue.force(records, bytes);
+        let mut room = self.room(profile, records, bytes);
+        room.in_broker = true;
+        room
+    }
+
     /// What the profile's queue has given.
     fn room(&self, profile: &ProfileEntry, records: u64, bytes: u64) -> Room {
         Room { disk: self.disk.clone(), profile: profile.index, records, bytes, in_broker: false }
@@ -254,6 +275,49 @@ impl Partition {
         wait: bool,
         now_ms: i64,
     ) -> Result<Accepted, Refused> {
+        self.append_above(batch, body, profile, wait, now_ms, Floor::Reserve)
+    }
+
+    /// Appends what the broker writes into its internal topics: also below the disk's reserve, which is there for this,
+    /// and answered only when it is durable, whatever the profile says.
+    ///
+    /// # Errors
+    /// As [`Partition::append`].
+    pub fn append_own(self: &Arc<Self>, body: Bytes, now_ms: i64) -> Result<oneshot::Receiver<()>, Refused> {
+        let limits = BatchLimits {
+            max_message_bytes: usize::MAX,
+            before_max_ms: i64::MAX,
+            after_max_ms: i64::MAX,
+            timestamp_type: TimestampType::CreateTime,
+            now_ms,
+            needs_keys: true,
+        };
+        let batch = check_produced(&body, &limits).map_err(|e| Refused::Storage(e.to_string()))?;
+        if body.len() as u64 > self.entry_bytes_max() {
+            return Err(Refused::TooLarge);
+        }
+        let profile = self.settings().profile.clone();
+        let room =
+            self.room_for_own(&profile, u64::from(batch.record_count.unsigned_abs()), body.len() as u64);
+        let accepted = self.append_above(&batch, body, profile.index, true, now_ms, Floor::Nothing)?;
+        if accepted.queued {
+            room.queued();
+        }
+        match accepted.acknowledge {
+            Acknowledge::When(told) => Ok(told),
+            Acknowledge::Now => Err(Refused::Storage("an append that is durable at once".to_string())),
+        }
+    }
+
+    fn append_above(
+        self: &Arc<Self>,
+        batch: &BatchSummary,
+        body: Bytes,
+        profile: usize,
+        wait: bool,
+        now_ms: i64,
+        floor: Floor,
+    ) -> Result<Accepted, Refused> {
         let body = stamped(batch, body)?;
         let mut state = self.state();
         match &state.closed {
@@ -262,7 +326,7 @@ impl Partition {
             Some(Closed::Fenced(why)) => return Err(Refused::Storage(why.clone())),
             Some(Closed::Failed) => return Err(Refused::Storage("the write-ahead log has failed".into())),
         }
-        if let Some(why) = self.disk.refuses_produce() {
+        if let (Floor::Reserve, Some(why)) = (floor, self.disk.refuses_produce()) {
             return Err(Refused::Storage(why));
         }
         let log_start = state.log.log_start();

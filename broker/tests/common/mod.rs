@@ -33,6 +33,8 @@ fn free_port() -> Result<u16> {
 pub fn start(dir: &Path, more: &str) -> Result<Broker> {
     let (kafka, admin) = (free_port()?, free_port()?);
     let config = dir.join("broker.yaml");
+    let reserve =
+        if more.contains("chronik.disk.reserve.bytes") { "" } else { "chronik.disk.reserve.bytes: 0\n" };
     let text = format!(
         "listeners: INTERNAL://127.0.0.1:{kafka}\n\
          listener.security.protocol.map: INTERNAL:PLAINTEXT\n\
@@ -41,8 +43,7 @@ pub fn start(dir: &Path, more: &str) -> Result<Broker> {
          chronik.wal.file.bytes: 16777216\n\
          chronik.wal.flush.mode: fdatasync\n\
          chronik.wal.in.flight: 1\n\
-         chronik.disk.reserve.bytes: 0\n\
-         {more}\n",
+         {reserve}{more}\n",
         data = dir.join("data").display(),
     );
     std::fs::write(&config, text)?;

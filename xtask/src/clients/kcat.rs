@@ -87,6 +87,18 @@ impl Kcat {
         Ok(())
     }
 
+    /// As a member of a group, what of its own topic is new to that group. It commits when it leaves.
+    pub fn group(&self, topic: &str, first: u32, records: u32) -> Result<()> {
+        let settings =
+            ["-X", "fetch.wait.max.ms=10", "-X", "auto.offset.reset=earliest", "-f", "%o\\n", "-e"];
+        let output =
+            self.run(&["-G", &format!("{topic}.group")]).args(settings).args([topic]).output()?.text();
+        let offsets: Vec<_> = output.lines().map(str::to_owned).collect();
+        let want: Vec<_> = (first..first + records).map(|offset| offset.to_string()).collect();
+        ensure!(offsets == want, "{topic}: the group got {offsets:?}, expected {want:?}");
+        Ok(())
+    }
+
     /// A topic that another client wrote, byte by byte.
     pub fn read(&self, topic: &str, partitions: u32, records: u32) -> Result<()> {
         let output = self.consume(topic)?.stdout;

@@ -34,14 +34,15 @@ impl Tools<'_> {
         self.creates_and_describes()?;
         self.alters_configs()?;
         self.produces_and_consumes()?;
+        self.groups()?;
         self.deletes_records()?;
         let versions = self.tool("org.apache.kafka.tools.BrokerApiVersionsCommand", &[])?;
         contains("kafka-broker-api-versions", &versions, "Produce(0): 0 to")?;
         self.topics(&["--delete", "--topic", self.topic])?;
         let list = self.topics(&["--list"])?;
         ensure!(list.lines().all(|topic| topic != self.topic), "kafka-topics lists the topic it deleted");
-        Ok("kafka-topics, -configs, -producer-perf-test, -get-offsets, -console-consumer, -log-dirs, -delete-records, \
-            -broker-api-versions"
+        Ok("kafka-topics, -configs, -producer-perf-test, -get-offsets, -console-consumer, -consumer-perf-test, \
+            -consumer-groups, -log-dirs, -delete-records, -broker-api-versions"
             .into())
     }
 
@@ -93,6 +94,59 @@ impl Tools<'_> {
         let right = consumed.lines().filter(|line| line.len() == 100).count();
         ensure!(right.to_string() == end, "kafka-console-consumer printed {right} of {end} records");
         Ok(())
+    }
+
+    /// A group of the console consumer goes on where it has come to; then its offsets are set, and it is deleted.
+    fn groups(&self) -> Result<()> {
+        let group = format!("{}.group", self.topic);
+        let consume = |count: u32| {
+            let count = count.to_string();
+            let args =
+                ["--topic", self.topic, "--group", &group, "--from-beginning", "--max-messages", &count];
+            self.tool(
+                "org.apache.kafka.tools.consumer.ConsoleConsumer",
+                &[&args[..], &["--timeout-ms", "30000"]].concat(),
+            )
+        };
+        for count in [RECORDS - 10, 10] {
+            let consumed = consume(count)?.lines().filter(|line| line.len() == 100).count();
+            ensure!(
+                consumed == count as usize,
+                "kafka-console-consumer --group: {consumed} of {count} records"
+            );
+        }
+        let groups =
+            |args: &[&str]| self.tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", args);
+        contains("kafka-consumer-groups --list", &groups(&["--list"])?, &group)?;
+        let described = groups(&["--describe", "--group", &group])?;
+        // GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG
+        let lags: Vec<_> = described
+            .lines()
+            .filter(|line| line.starts_with(&group))
+            .filter_map(|line| line.split_whitespace().nth(5))
+            .collect();
+        ensure!(lags == ["0"; 3], "kafka-consumer-groups --describe: {described}");
+        let state = groups(&["--describe", "--state", "--group", &group])?;
+        contains("kafka-consumer-groups --describe --state", &state, "Empty")?;
+        let reset =
+            ["--reset-offsets", "--group", &group, "--topic", self.topic, "--to-earliest", "--execute"];
+        groups(&reset)?;
+        let described = groups(&["--describe", "--group", &group])?;
+        let offsets: Vec<_> = described
+            .lines()
+            .filter(|line| line.starts_with(&group))
+            .filter_map(|line| line.split_whitespace().nth(3))
+            .collect();
+        ensure!(offsets == ["0"; 3], "kafka-consumer-groups --reset-offsets: {described}");
+        let deleted = groups(&["--delete", "--group", &group])?;
+        contains("kafka-consumer-groups --delete", &deleted, "was successful")?;
+        let listed = groups(&["--list"])?;
+        ensure!(listed.lines().all(|line| line != group), "kafka-consumer-groups lists what it deleted");
+
+        let count = RECORDS.to_string();
+        let load = ["--topic", self.topic, "--num-records", &count, "--timeout", "30000"];
+        let measured = self.tool("org.apache.kafka.tools.ConsumerPerformance", &load)?;
+        contains("kafka-consumer-perf-test", &measured, &format!(" {RECORDS},"))
     }
 
     /// All records of every partition go, after their sizes were told.

@@ -6,6 +6,7 @@
 mod brokers;
 mod configs;
 mod error;
+mod internal;
 mod placement;
 mod producer_ids;
 mod restart;
@@ -16,6 +17,7 @@ pub use configs::{
     AlterOp, ConfigOp, PerResource, alter_configs, config_resource, incremental_alter_configs, resource_name,
 };
 pub use error::{ControllerError, ErrorCode};
+pub use internal::{create_internal_topic, internal_topic};
 pub use producer_ids::{PRODUCER_ID_BLOCK, ProducerIdBlock, allocate_producer_ids};
 pub use restart::{Affected, AffectedList, PostRestart, PreRestart, Quorum, post_restart, pre_restart};
 pub use topics::{

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::internal::internal_topic;
 use super::placement::{MAX_PARTITIONS_PER_REQUEST, place};
 use super::{ControllerError, ErrorCode, after, configs};
 use crate::ids::{BrokerId, LeaderEpoch, PartitionEpoch, TopicId};
@@ -312,11 +313,13 @@ pub fn auto_create_topics(
         let answer = |name: &String| (name.clone(), refuse(ErrorCode::UnknownTopicOrPartition, message));
         return (Vec::new(), names.iter().map(answer).collect());
     }
-    let defaults = |name: &String| NewTopic {
-        name: name.clone(),
-        num_partitions: -1,
-        replication_factor: -1,
-        ..NewTopic::default()
+    let defaults = |name: &String| {
+        internal_topic(image, name).unwrap_or_else(|| NewTopic {
+            name: name.clone(),
+            num_partitions: -1,
+            replication_factor: -1,
+            ..NewTopic::default()
+        })
     };
     create_topics(image, &names.iter().map(defaults).collect::<Vec<_>>(), false, fresh_id)
 }

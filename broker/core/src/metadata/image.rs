@@ -14,8 +14,11 @@ use super::record::{ConfigResource, Listener, MetadataError, MetadataRecord};
 use crate::ids::{BrokerEpoch, BrokerId, DiskUuid, LeaderEpoch, PartitionEpoch, ProducerId, TopicId, Uuid};
 use crate::wal::profile::{self, WalProfile};
 
+/// The topic of consumer groups and their offsets.
+pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
+
 /// Topics that belong to the cluster itself (Kafka's `Topic.isInternal`).
-pub const INTERNAL_TOPICS: [&str; 3] = ["__consumer_offsets", "__transaction_state", "__share_group_state"];
+pub const INTERNAL_TOPICS: [&str; 3] = [OFFSETS_TOPIC, "__transaction_state", "__share_group_state"];
 
 /// The leader of a partition that has none.
 pub const NO_LEADER: BrokerId = BrokerId(-1);

@@ -24,7 +24,7 @@ type arguments struct {
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: write|read --bootstrap ... TOPIC...")
+		fmt.Fprintln(os.Stderr, "usage: write|read|group --bootstrap ... TOPIC...")
 		os.Exit(2)
 	}
 	var args arguments
@@ -44,6 +44,8 @@ func main() {
 		err = write(ctx, args)
 	case "read":
 		err = read(ctx, args)
+	case "group":
+		err = group(ctx, args)
 	default:
 		err = fmt.Errorf("unknown command %q", os.Args[1])
 	}

@@ -1,6 +1,6 @@
 // kafkajs. What the program does: ../README.md
 //
-// kafkajs has no consumer that is assigned its partitions: the only one joins a group. So `read` drives what lies
+// kafkajs has no consumer that is assigned its partitions: the only one joins a group, as `group` does. So `read` drives what lies
 // under that consumer: its Cluster and Broker for Metadata and Fetch, its decoder for the record batches (with its
 // codecs), and its Batch, which drops the records of a batch that lie before the offset asked for.
 
@@ -214,10 +214,60 @@ async function adminApi(kafka, args) {
   await admin.disconnect()
 }
 
+// Goes on where the group of the topic has come to, reads what is new, and commits it.
+async function group(kafka, args) {
+  const [topic] = args.topics
+  const groupId = `${topic}.group`
+  const end = args.first + args.records
+  const admin = kafka.admin()
+  await admin.connect()
+  const checkCommitted = async want => {
+    const [{ partitions }] = await admin.fetchOffsets({ groupId, topics: [topic] })
+    assert.strictEqual(partitions.length, args.partitions)
+    for (const { partition, offset } of partitions) {
+      assert.strictEqual(offset, String(want > 0 ? want : -1), `${groupId} in partition ${partition}`)
+    }
+  }
+  await checkCommitted(args.first)
+  const consumer = kafka.consumer({ groupId, heartbeatInterval: 200, maxWaitTimeInMs: 100 })
+  const joined = new Promise(resolve => consumer.on(consumer.events.GROUP_JOIN, resolve))
+  await consumer.connect()
+  await consumer.subscribe({ topic, fromBeginning: true })
+  const next = Array(args.partitions).fill(args.first)
+  let fail
+  const failed = new Promise((_, reject) => { fail = reject })
+  const complete = new Promise(resolve => {
+    if (args.records === 0) joined.then(resolve)
+    consumer.run({
+      autoCommit: false,
+      eachMessage: async ({ partition, message }) => {
+        try {
+          const { offset, timestamp, key, value, headers } = message
+          const where = `${topic}/${partition} record ${next[partition]}`
+          assert(next[partition] < end, `${where}: more than expected`)
+          assert.deepStrictEqual({ offset, timestamp, key, value, headers }, record(topic, partition, next[partition]), where)
+          next[partition]++
+          if (next.every(at => at === end)) resolve()
+        } catch (error) { fail(error) }
+      },
+    }).catch(fail)
+  })
+  const late = setTimeout(() => fail(new Error(`${groupId} has come only to ${next}`)), WAIT_MS)
+  await Promise.race([complete, failed])
+  clearTimeout(late)
+  await consumer.commitOffsets(next.map((offset, partition) => ({ topic, partition, offset: String(offset) })))
+  await consumer.disconnect()
+  await checkCommitted(end)
+  const { groups } = await admin.describeGroups([groupId])
+  assert.deepStrictEqual([groups[0].errorCode, groups[0].state, groups[0].members], [0, 'Empty', []])
+  assert((await admin.listGroups()).groups.some(listed => listed.groupId === groupId), `${groupId} is not listed`)
+  await admin.disconnect()
+}
+
 async function main() {
   const args = parseArguments()
   const kafka = new Kafka({ clientId: 'chronik-test', brokers: [args.bootstrap], logLevel: logLevel.NOTHING })
-  const commands = { write, read, admin: adminApi }
+  const commands = { write, read, group, admin: adminApi }
   assert(args.command in commands, `unknown command ${args.command}`)
   await commands[args.command](kafka, args)
   const count = args.topics.length * args.partitions * args.records

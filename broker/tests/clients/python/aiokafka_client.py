@@ -94,4 +94,29 @@ async def read(args):
     await admin.close()
 
 
-r.run(lambda args: asyncio.run(write(args) if args.command == "write" else read(args)))
+async def group(args):
+    taken = r.Group(args)
+    partitions = [TopicPartition(taken.topic, p) for p in range(args.partitions)]
+
+    async def check_committed(reader, expected):
+        for at in partitions:
+            taken.check_committed(at.partition, await reader.committed(at), expected)
+
+    async with AIOKafkaConsumer(
+        taken.topic,
+        bootstrap_servers=args.bootstrap,
+        group_id=taken.id,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        heartbeat_interval_ms=200,
+    ) as reader:
+        await check_committed(reader, args.first)
+        while not taken.is_complete():
+            for at, messages in (await reader.getmany(timeout_ms=100)).items():
+                for m in messages:
+                    taken.take(at.partition, r.Record(m.offset, m.timestamp, m.key, m.value, list(m.headers)))
+        await reader.commit({at: taken.end for at in partitions})
+        await check_committed(reader, taken.end)
+
+
+r.run(lambda args: asyncio.run(r.commands(write=write, read=read, group=group)(args)))

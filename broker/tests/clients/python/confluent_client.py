@@ -109,4 +109,36 @@ def read(args):
     reader.close()
 
 
-r.run(lambda args: write(args) if args.command == "write" else read(args))
+def group(args):
+    taken = r.Group(args)
+    partitions = [TopicPartition(taken.topic, p) for p in range(args.partitions)]
+
+    def check_committed(reader, expected):
+        for at in reader.committed(partitions, TIMEOUT_S):
+            taken.check_committed(at.partition, at.offset if at.offset >= 0 else None, expected)
+
+    settings = {"group.id": taken.id, "auto.offset.reset": "earliest", "heartbeat.interval.ms": 200}
+    reader = consumer(args, **settings)
+    check_committed(reader, args.first)
+    reader.subscribe([taken.topic])
+    assigned = []
+    while not taken.is_complete() or not assigned:
+        m = reader.poll(0.1)
+        assigned = reader.assignment()
+        if m is not None:
+            if m.error():
+                raise KafkaException(m.error())
+            taken.take(m.partition(), r.Record(m.offset(), m.timestamp()[1], m.key(), m.value(), m.headers() or []))
+    reader.commit(offsets=[TopicPartition(taken.topic, p, taken.end) for p in range(args.partitions)],
+                  asynchronous=False)
+    check_committed(reader, taken.end)
+    reader.close()
+
+    admin = AdminClient({"bootstrap.servers": args.bootstrap})
+    listed = admin.list_consumer_groups().result(TIMEOUT_S)
+    r.check(any(g.group_id == taken.id for g in listed.valid), taken.id, "is not listed:", listed.valid, listed.errors)
+    described = admin.describe_consumer_groups([taken.id])[taken.id].result(TIMEOUT_S)
+    r.check(described.state.name == "EMPTY" and not described.members, taken.id, "is", described.state)
+
+
+r.run(r.commands(write=write, read=read, group=group))

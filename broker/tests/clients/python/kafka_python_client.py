@@ -2,6 +2,7 @@
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import OffsetSpec
+from kafka.structs import OffsetAndMetadata
 from kafka.errors import BrokerResponseError, OffsetOutOfRangeError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
 
 import records as r
@@ -93,4 +94,30 @@ def read(args):
     admin.close()
 
 
-r.run(lambda args: write(args) if args.command == "write" else read(args))
+def group(args):
+    taken = r.Group(args)
+    partitions = [TopicPartition(taken.topic, p) for p in range(args.partitions)]
+    reader = KafkaConsumer(
+        taken.topic,
+        bootstrap_servers=args.bootstrap,
+        group_id=taken.id,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        heartbeat_interval_ms=200,
+    )
+
+    def check_committed(expected):
+        for at in partitions:
+            taken.check_committed(at.partition, reader.committed(at), expected)
+
+    check_committed(args.first)
+    while not taken.is_complete() or not reader.assignment():
+        for at, messages in reader.poll(100).items():
+            for m in messages:
+                taken.take(at.partition, r.Record(m.offset, m.timestamp, m.key, m.value, list(m.headers)))
+    reader.commit({at: OffsetAndMetadata(taken.end, "", -1) for at in partitions})
+    check_committed(taken.end)
+    reader.close()
+
+
+r.run(r.commands(write=write, read=read, group=group))

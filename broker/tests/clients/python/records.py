@@ -122,6 +122,33 @@ class Reader:
         raise Mismatch(f"no record within the time; of {self.args.records} each, read {short}")
 
 
+class Group:
+    """What a group's consumer takes: of each partition of the one topic, the records from the committed one on."""
+
+    def __init__(self, args):
+        self.args, self.topic = args, args.topics[0]
+        self.id = self.topic + ".group"
+        self.end = args.first + args.records
+        self.next = dict.fromkeys(range(args.partitions), args.first)
+        self.deadline = time.monotonic() + 30
+
+    def take(self, partition, have):
+        index = self.next[partition]
+        check(index < self.end, f"{self.topic}/{partition}: a record behind {self.end}")
+        want = record(self.topic, partition, index)
+        check(have == want, f"{self.topic}/{partition} record {index}: {have!r:.200}, expected {want!r:.200}")
+        self.next[partition] += 1
+
+    def is_complete(self):
+        check(time.monotonic() < self.deadline, f"{self.id} has come only to {self.next} of {self.end}")
+        return all(at == self.end for at in self.next.values())
+
+    def check_committed(self, partition, offset, expected):
+        """`offset`: None if there is none. Nothing is committed before the first record."""
+        want = expected or None
+        check(offset == want, f"{self.id}: committed in partition {partition}: {offset}, expected {want}")
+
+
 def how(topic):
     """From the topic's name: (idempotent?, codec or None)."""
     mode = topic.rsplit(".", 1)[1]
@@ -131,7 +158,7 @@ def how(topic):
 
 def arguments():
     parser = argparse.ArgumentParser()
-    parser.add_argument("command", choices=["write", "read"])
+    parser.add_argument("command", choices=["write", "read", "group"])
     parser.add_argument("--bootstrap", required=True)
     parser.add_argument("--partitions", type=int, required=True)
     parser.add_argument("--first", type=int, default=0)
@@ -164,6 +191,11 @@ def check_offsets(topic, partition, records, earliest, latest, for_times):
 
 def unknown_topic(args):
     return args.topics[0] + ".no-such-topic"
+
+
+def commands(**by_name):
+    """A main function that runs the command asked for."""
+    return lambda args: by_name[args.command](args)
 
 
 def finish(args):

@@ -120,6 +120,7 @@ const COMPRESSION: Check =
 const CLEANUP: Check = Check::SomeOf(&["compact", "delete"]);
 /// -1: without a limit.
 const RETENTION: Check = Check::Number { min: -1, max: i64::MAX };
+const POSITIVE_INT: Check = Check::Number { min: 1, max: INT_MAX };
 const POSITIVE_LONG: Check = Check::Number { min: 1, max: i64::MAX };
 
 /// Every setting of topics that acts, by name.
@@ -246,7 +247,7 @@ pub const TOPIC_SETTINGS: [TopicSetting; 17] = [
 ];
 
 /// Every setting of brokers that topics or the controller resolve, by name.
-pub const BROKER_SETTINGS: [BrokerSetting; 26] = [
+pub const BROKER_SETTINGS: [BrokerSetting; 36] = [
     BrokerSetting {
         name: "auto.create.topics.enable",
         kind: ConfigKind::Boolean,
@@ -294,6 +295,38 @@ pub const BROKER_SETTINGS: [BrokerSetting; 26] = [
         update: Update::ReadOnly,
         check: Check::Number { min: 1, max: i16::MAX as i64 },
         doc: "The replication factor of topics that are created without one.",
+    },
+    BrokerSetting {
+        name: "group.initial.rebalance.delay.ms",
+        kind: ConfigKind::Int,
+        default: "3000",
+        update: Update::ReadOnly,
+        check: NOT_NEGATIVE_INT,
+        doc: "How long an empty consumer group that gets its first member waits for more before it hands out partitions, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "group.max.session.timeout.ms",
+        kind: ConfigKind::Int,
+        default: "1800000",
+        update: Update::ReadOnly,
+        check: POSITIVE_INT,
+        doc: "The longest session timeout that a member of a consumer group may ask for, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "group.max.size",
+        kind: ConfigKind::Int,
+        default: "2147483647",
+        update: Update::ReadOnly,
+        check: POSITIVE_INT,
+        doc: "How many members a consumer group may have.",
+    },
+    BrokerSetting {
+        name: "group.min.session.timeout.ms",
+        kind: ConfigKind::Int,
+        default: "6000",
+        update: Update::ReadOnly,
+        check: POSITIVE_INT,
+        doc: "The shortest session timeout that a member of a consumer group may ask for, in milliseconds.",
     },
     BrokerSetting {
         name: "log.cleaner.backoff.ms",
@@ -454,6 +487,54 @@ pub const BROKER_SETTINGS: [BrokerSetting; 26] = [
         update: Update::ReadOnly,
         check: Check::Number { min: 1, max: INT_MAX },
         doc: "The number of partitions of topics that are created without one.",
+    },
+    BrokerSetting {
+        name: "offset.metadata.max.bytes",
+        kind: ConfigKind::Int,
+        default: "4096",
+        update: Update::ReadOnly,
+        check: NOT_NEGATIVE_INT,
+        doc: "The most bytes that a client may attach to a committed offset.",
+    },
+    BrokerSetting {
+        name: "offsets.retention.check.interval.ms",
+        kind: ConfigKind::Long,
+        default: "600000",
+        update: Update::ReadOnly,
+        check: POSITIVE_LONG,
+        doc: "How often it is looked for committed offsets that have expired, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "offsets.retention.minutes",
+        kind: ConfigKind::Int,
+        default: "10080",
+        update: Update::ReadOnly,
+        check: POSITIVE_INT,
+        doc: "How long committed offsets are kept after their group has become empty, or, of groups without members, after the commit, in minutes.",
+    },
+    BrokerSetting {
+        name: "offsets.topic.num.partitions",
+        kind: ConfigKind::Int,
+        default: "50",
+        update: Update::ReadOnly,
+        check: POSITIVE_INT,
+        doc: "The number of partitions of __consumer_offsets, when it is created.",
+    },
+    BrokerSetting {
+        name: "offsets.topic.replication.factor",
+        kind: ConfigKind::Short,
+        default: "1",
+        update: Update::ReadOnly,
+        check: Check::Number { min: 1, max: i16::MAX as i64 },
+        doc: "The replication factor of __consumer_offsets, when it is created.",
+    },
+    BrokerSetting {
+        name: "offsets.topic.segment.bytes",
+        kind: ConfigKind::Int,
+        default: "104857600",
+        update: Update::ReadOnly,
+        check: SEGMENT_BYTES,
+        doc: "The segment.bytes of __consumer_offsets, when it is created.",
     },
 ];
 

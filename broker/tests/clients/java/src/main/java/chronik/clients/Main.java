@@ -42,6 +42,7 @@ public final class Main {
                 case "write" -> write(args);
                 case "read" -> read(args);
                 case "admin" -> AdminApi.run(args);
+                case "group" -> Groups.run(args);
                 default -> throw new IllegalArgumentException("unknown command " + args.command());
             }
         } catch (Check.Mismatch mismatch) {

@@ -1,0 +1,309 @@
+//! Consumer groups, by the requests of Kafka's Admin API: this client is a member of none.
+
+use std::time::Duration;
+
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
+use kafka_protocol::messages::{
+    DeleteGroupsRequest, DescribeGroupsRequest, FindCoordinatorRequest, GroupId, ListGroupsRequest,
+    OffsetCommitRequest, OffsetFetchRequest,
+};
+use kafka_protocol::protocol::StrBytes;
+use tokio::time::{Instant, sleep};
+
+use super::admin::first;
+use super::cluster::{Client, topic_name};
+use super::connection::RequestVersion;
+use super::error::{ClientError, check};
+
+/// While a coordinator is on its way, it is asked again this often.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// `COORDINATOR_LOAD_IN_PROGRESS`, `COORDINATOR_NOT_AVAILABLE`, `NOT_COORDINATOR`
+const ON_ITS_WAY: [i16; 3] = [14, 15, 16];
+
+/// A group, as a list of groups tells it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListedGroup {
+    /// Its id.
+    pub id: String,
+    /// `Stable`, `Empty`, …
+    pub state: String,
+    /// `consumer` for consumers; empty for a group that only has offsets.
+    pub protocol_type: String,
+}
+
+/// A group and its members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its id.
+    pub id: String,
+    /// `Dead` when there is no such group.
+    pub state: String,
+    /// `consumer` for consumers.
+    pub protocol_type: String,
+    /// The assignor that its members agreed on.
+    pub protocol: String,
+    /// In the coordinator's order.
+    pub members: Vec<GroupMember>,
+}
+
+/// A member of a [`Group`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupMember {
+    /// What the coordinator calls it.
+    pub id: String,
+    /// Its own name, if it is a static member (KIP-345).
+    pub instance_id: Option<String>,
+    /// Its client's name.
+    pub client_id: String,
+    /// Its address, as the broker sees it.
+    pub host: String,
+    /// Topics and partitions that it has.
+    pub assigned: Vec<(String, i32)>,
+}
+
+/// How far a group has come in a partition.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CommittedOffset {
+    /// The topic's name.
+    pub topic: String,
+    /// The partition's index.
+    pub partition: i32,
+    /// Of the record that is to be read next.
+    pub offset: i64,
+}
+
+impl Client {
+    /// All groups of the cluster, by id.
+    ///
+    /// # Errors
+    /// [`ClientError`]; the server's refusal by name.
+    pub async fn groups(&mut self) -> Result<Vec<ListedGroup>, ClientError> {
+        let brokers: Vec<i32> = self.cluster(Some(&[])).await?.brokers.into_keys().collect();
+        let mut groups = Vec::new();
+        for id in brokers {
+            let deadline = Instant::now() + self.timeout();
+            let response = loop {
+                let response = self.broker(id).await?.call(&ListGroupsRequest::default()).await?;
+                if !ON_ITS_WAY.contains(&response.error_code) || Instant::now() >= deadline {
+                    break response;
+                }
+                sleep(ASK_AGAIN).await;
+            };
+            check(response.error_code, None, || format!("list the groups of broker {id}"))?;
+            groups.extend(response.groups.into_iter().map(|group| ListedGroup {
+                id: group.group_id.to_string(),
+                state: group.group_state.to_string(),
+                protocol_type: group.protocol_type.to_string(),
+            }));
+        }
+        groups.sort();
+        Ok(groups)
+    }
+
+    /// A group and its members; one that does not exist has the state `Dead`.
+    ///
+    /// # Errors
+    /// [`ClientError`]; the server's refusal by name.
+    pub async fn describe_group(&mut self, id: &str) -> Result<Group, ClientError> {
+        let request = DescribeGroupsRequest::default().with_groups(vec![group_id(id)]);
+        let code = |r: &<DescribeGroupsRequest as kafka_protocol::protocol::Request>::Response| {
+            r.groups.first().map_or(0, |group| group.error_code)
+        };
+        let response = self.coordinated(id, &request, code).await?;
+        let what = || format!("describe group {id}");
+        let group = first(response.groups, what)?;
+        check(group.error_code, None, what)?;
+        let members = group.members.into_iter().map(|member| GroupMember {
+            id: member.member_id.to_string(),
+            instance_id: member.group_instance_id.map(|id| id.to_string()),
+            client_id: member.client_id.to_string(),
+            host: member.client_host.trim_start_matches('/').to_owned(),
+            // Of other protocols than consumers', only they know what it means.
+            assigned: assigned(&member.member_assignment).unwrap_or_default(),
+        });
+        Ok(Group {
+            members: members.collect(),
+            id: group.group_id.to_string(),
+            state: group.group_state.to_string(),
+            protocol_type: group.protocol_type.to_string(),
+            protocol: group.protocol_data.to_string(),
+        })
+    }
+
+    /// The offsets a group has committed, by topic and partition.
+    ///
+    /// # Errors
+    /// [`ClientError`]; the server's refusal by name.
+    pub async fn committed(&mut self, id: &str) -> Result<Vec<CommittedOffset>, ClientError> {
+        let group = OffsetFetchRequestGroup::default().with_group_id(group_id(id)).with_topics(None);
+        let request = OffsetFetchRequest::default().with_groups(vec![group]);
+        let code = |r: &<OffsetFetchRequest as kafka_protocol::protocol::Request>::Response| {
+            r.groups.first().map_or(0, |group| group.error_code)
+        };
+        let response = self.coordinated(id, &request, code).await?;
+        let what = || format!("fetch the offsets of group {id}");
+        let group = first(response.groups, what)?;
+        check(group.error_code, None, what)?;
+        let mut offsets = Vec::new();
+        for topic in group.topics {
+            for partition in topic.partitions {
+                check(partition.error_code, None, what)?;
+                if partition.committed_offset >= 0 {
+                    offsets.push(CommittedOffset {
+                        topic: topic.name.to_string(),
+                        partition: partition.partition_index,
+                        offset: partition.committed_offset,
+                    });
+                }
+            }
+        }
+        offsets.sort();
+        Ok(offsets)
+    }
+
+    /// Commits offsets in a group's name, which must have no members.
+    ///
+    /// # Errors
+    /// [`ClientError`]; the server's refusal by name, e.g. `UNKNOWN_MEMBER_ID` when it has some.
+    pub async fn commit(&mut self, id: &str, offsets: &[CommittedOffset]) -> Result<(), ClientError> {
+        let mut topics: Vec<OffsetCommitRequestTopic> = Vec::new();
+        for at in offsets {
+            let partition = OffsetCommitRequestPartition::default()
+                .with_partition_index(at.partition)
+                .with_committed_offset(at.offset)
+                .with_committed_metadata(Some(StrBytes::new()));
+            match topics.iter_mut().find(|topic| *topic.name == *at.topic) {
+                Some(topic) => topic.partitions.push(partition),
+                None => topics.push(
+                    OffsetCommitRequestTopic::default()
+                        .with_name(topic_name(&at.topic))
+                        .with_partitions(vec![partition]),
+                ),
+            }
+        }
+        let request = OffsetCommitRequest::default()
+            .with_group_id(group_id(id))
+            .with_generation_id_or_member_epoch(-1)
+            .with_topics(topics);
+        let code = |r: &<OffsetCommitRequest as kafka_protocol::protocol::Request>::Response| {
+            let mut codes = r.topics.iter().flat_map(|t| &t.partitions).map(|p| p.error_code);
+            codes.find(|code| *code != 0).unwrap_or(0)
+        };
+        let response = self.coordinated(id, &request, code).await?;
+        for topic in &response.topics {
+            for partition in &topic.partitions {
+                check(partition.error_code, None, || {
+                    format!(
+                        "commit the offset of {}-{} for group {id}",
+                        *topic.name, partition.partition_index
+                    )
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a group without members, and its offsets.
+    ///
+    /// # Errors
+    /// [`ClientError`]; the server's refusal by name, e.g. `NON_EMPTY_GROUP`.
+    pub async fn delete_group(&mut self, id: &str) -> Result<(), ClientError> {
+        let request = DeleteGroupsRequest::default().with_groups_names(vec![group_id(id)]);
+        let code = |r: &<DeleteGroupsRequest as kafka_protocol::protocol::Request>::Response| {
+            r.results.first().map_or(0, |result| result.error_code)
+        };
+        let response = self.coordinated(id, &request, code).await?;
+        let what = || format!("delete group {id}");
+        let result = first(response.results, what)?;
+        Ok(check(result.error_code, None, what)?)
+    }
+
+    /// Asks a group's coordinator, and again while it is on its way: `code` finds that in the answer.
+    async fn coordinated<R: RequestVersion>(
+        &mut self,
+        id: &str,
+        request: &R,
+        code: impl Fn(&R::Response) -> i16,
+    ) -> Result<R::Response, ClientError> {
+        let deadline = Instant::now() + self.timeout();
+        loop {
+            let broker = self.coordinator(id, deadline).await?;
+            let response = self.broker(broker).await?.call(request).await?;
+            if !ON_ITS_WAY.contains(&code(&response)) || Instant::now() >= deadline {
+                return Ok(response);
+            }
+            sleep(ASK_AGAIN).await;
+        }
+    }
+
+    /// The broker that coordinates a group.
+    async fn coordinator(&mut self, id: &str, deadline: Instant) -> Result<i32, ClientError> {
+        let key = StrBytes::from_string(id.to_owned());
+        let request = FindCoordinatorRequest::default().with_key_type(0).with_coordinator_keys(vec![key]);
+        let what = || format!("find the coordinator of group {id}");
+        let found = loop {
+            let response = self.ask(&request).await?;
+            let found = first(response.coordinators, what)?;
+            if !ON_ITS_WAY.contains(&found.error_code) || Instant::now() >= deadline {
+                break found;
+            }
+            sleep(ASK_AGAIN).await;
+        };
+        check(found.error_code, found.error_message.as_deref(), what)?;
+        // Learns where the brokers are.
+        self.cluster(Some(&[])).await?;
+        Ok(found.node_id.0)
+    }
+}
+
+fn group_id(id: &str) -> GroupId {
+    GroupId(StrBytes::from_string(id.to_owned()))
+}
+
+/// What a consumer was assigned (`ConsumerProtocolAssignment`): read by hand, since lengths are the member's word. `None`
+/// when it is something else.
+fn assigned(bytes: &[u8]) -> Option<Vec<(String, i32)>> {
+    let mut rest = bytes;
+    let version = i16::from_be_bytes(take(&mut rest)?);
+    if version < 0 {
+        return None;
+    }
+    let mut assigned = Vec::new();
+    for _ in 0..i32::from_be_bytes(take(&mut rest)?) {
+        let length = usize::try_from(i16::from_be_bytes(take(&mut rest)?)).ok()?;
+        let (name, after) = rest.split_at_checked(length)?;
+        let name = std::str::from_utf8(name).ok()?;
+        rest = after;
+        for _ in 0..i32::from_be_bytes(take(&mut rest)?) {
+            assigned.push((name.to_owned(), i32::from_be_bytes(take(&mut rest)?)));
+        }
+    }
+    assigned.sort();
+    Some(assigned)
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, after) = rest.split_first_chunk::<N>()?;
+    *rest = after;
+    Some(*taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_assignment_is_read_and_never_believed() {
+        let mut bytes = vec![0, 1, 0, 0, 0, 1, 0, 1, b't', 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0];
+        bytes.extend([0xff; 4]);
+        assert_eq!(assigned(&bytes), Some(vec![("t".to_owned(), 0), ("t".to_owned(), 3)]));
+        for cut in 0..21 {
+            assert_eq!(assigned(&bytes[..cut]), None, "cut at {cut}");
+        }
+        assert_eq!(assigned(&[0, 1, 0x7f, 0xff, 0xff, 0xff]), None);
+        assert_eq!(assigned(b"not at all an assignment"), None);
+    }
+}

@@ -1,0 +1,70 @@
+//! DescribeGroups and ListGroups.
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::GroupId;
+use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
+use kafka_protocol::messages::list_groups_response::ListedGroup;
+use kafka_protocol::protocol::StrBytes;
+
+use super::Groups;
+use super::classic::{ClassicGroup, State};
+
+/// What a group that does not exist is said to be.
+const DEAD: &str = "Dead";
+/// The type of classic groups, in answers and in filters.
+const CLASSIC: &str = "classic";
+
+/// One group of a DescribeGroups. Below version 6 a group that is not there is no error.
+pub(super) fn describe(groups: &Groups, id: GroupId, version: i16) -> DescribedGroup {
+    match groups.get(&id.0) {
+        Some(group) => of_classic(group).with_group_id(id),
+        None if version >= 6 => {
+            let message = StrBytes::from_string(format!("Group {} not found.", id.as_str()));
+            unknown(id)
+                .with_error_code(ResponseError::GroupIdNotFound.code())
+                .with_error_message(Some(message))
+        }
+        None => unknown(id),
+    }
+}
+
+fn unknown(id: GroupId) -> DescribedGroup {
+    DescribedGroup::default().with_group_id(id).with_group_state(StrBytes::from_static_str(DEAD))
+}
+
+fn of_classic(group: &ClassicGroup) -> DescribedGroup {
+    // Between generations it is not settled what members say about themselves for the next one.
+    let protocol = group.protocol_name().filter(|_| group.state() == State::Stable);
+    let members = group.members().iter().map(|(member_id, member)| {
+        DescribedGroupMember::default()
+            .with_member_id(member_id.clone())
+            .with_group_instance_id(member.instance_id.clone())
+            .with_client_id(member.client_id.clone())
+            .with_client_host(member.client_host.clone())
+            .with_member_metadata(protocol.map(|name| member.metadata(name)).unwrap_or_default())
+            .with_member_assignment(member.assignment.clone())
+    });
+    DescribedGroup::default()
+        .with_group_state(StrBytes::from_static_str(group.state().name()))
+        .with_protocol_type(group.protocol_type().cloned().unwrap_or_default())
+        .with_protocol_data(protocol.cloned().unwrap_or_default())
+        .with_members(members.collect())
+}
+
+/// Both filters do not mind the case. A type that nobody knows lets nothing through.
+pub(super) fn list(groups: &Groups, states: &[String], types: &[String]) -> Vec<ListedGroup> {
+    if !types.is_empty() && !types.iter().any(|name| name.eq_ignore_ascii_case(CLASSIC)) {
+        return Vec::new();
+    }
+    let passes = |group: &&ClassicGroup| {
+        states.is_empty() || states.iter().any(|name| name.trim().eq_ignore_ascii_case(group.state().name()))
+    };
+    let listed = groups.values().filter(passes).map(|group| {
+        ListedGroup::default()
+            .with_group_id(GroupId(group.id().clone()))
+            .with_protocol_type(group.protocol_type().cloned().unwrap_or_default())
+            .with_group_state(StrBytes::from_static_str(group.state().name()))
+            .with_group_type(StrBytes::from_static_str(CLASSIC))
+    });
+    listed.collect()
+}

@@ -1,0 +1,99 @@
+//! What becomes of offsets that nobody needs: they expire (KIP-211), or their topic is deleted; and of groups that
+//! are empty and have none.
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
+use kafka_protocol::messages::{GroupId, TopicName};
+use kafka_protocol::protocol::StrBytes;
+
+use super::Groups;
+use super::classic::{ClassicGroup, State};
+use super::offsets::{GroupOffsets, Offsets};
+use super::record::{self, OffsetValue};
+use super::turn::Turn;
+
+/// Every `offsets.retention.check.interval.ms`.
+pub(super) fn expire(turn: &mut Turn<'_>, groups: &mut Groups, offsets: &mut Offsets) {
+    let mut empty = Vec::new();
+    for (id, group) in groups.iter() {
+        if let Some(committed) = offsets.of(id) {
+            let dead = expired(turn, group, committed);
+            offsets.bury(turn, id, dead);
+        }
+        if group.is_empty() && offsets.of(id).is_none() {
+            empty.push(id.clone());
+        }
+    }
+    for id in empty {
+        remove(turn, groups, &id);
+    }
+}
+
+fn expired(turn: &Turn<'_>, group: &ClassicGroup, committed: &GroupOffsets) -> Vec<(StrBytes, i32)> {
+    let Some(retained_since) = retention(group) else { return Vec::new() };
+    let is_over = |value: &OffsetValue| match value.expire_timestamp_ms {
+        Some(at_ms) => turn.now_ms >= at_ms,
+        None => turn.now_ms.saturating_sub(retained_since(value)) >= turn.config.offsets_retention_ms,
+    };
+    let mut dead = Vec::new();
+    for (topic, partitions) in committed.iter().filter(|(topic, _)| !group.is_subscribed_to(topic)) {
+        let over = partitions.iter().filter(|(_, value)| is_over(value));
+        dead.extend(over.map(|(partition, _)| (topic.clone(), *partition)));
+    }
+    dead
+}
+
+/// From when on a group's offsets are retained for `offsets.retention.minutes`; None while they do not expire at all.
+fn retention(group: &ClassicGroup) -> Option<impl Fn(&OffsetValue) -> i64> {
+    let since_ms = match (group.protocol_type(), group.state()) {
+        // A simple group has no members by whose absence one could tell that it is not used.
+        (None, _) => None,
+        (Some(_), State::Empty) => group.state_since_ms(),
+        // Consumers that are there keep what they are subscribed to; the rest may go.
+        (Some(_), State::Stable) if group.is_of_consumers() && group.knows_subscriptions() => None,
+        _ => return None,
+    };
+    Some(move |value: &OffsetValue| since_ms.unwrap_or(value.commit_timestamp_ms))
+}
+
+fn remove(turn: &mut Turn<'_>, groups: &mut Groups, id: &StrBytes) {
+    if let Some(group) = groups.remove(id) {
+        group.cancel_timers(turn);
+        turn.record(record::group_key(id), None);
+    }
+}
+
+/// DeleteGroups, for one group.
+pub(super) fn delete_group(
+    turn: &mut Turn<'_>,
+    groups: &mut Groups,
+    offsets: &mut Offsets,
+    id: GroupId,
+) -> DeletableGroupResult {
+    let error = match groups.get(&id.0) {
+        None => ResponseError::GroupIdNotFound.code(),
+        Some(group) if !group.is_empty() => ResponseError::NonEmptyGroup.code(),
+        Some(_) => {
+            offsets.bury_all(turn, &id);
+            remove(turn, groups, &id);
+            0
+        }
+    };
+    DeletableGroupResult::default().with_group_id(id).with_error_code(error)
+}
+
+/// A group keeps no offsets of topics that are no more.
+pub(super) fn topics_deleted(turn: &mut Turn<'_>, offsets: &mut Offsets, topics: &[TopicName]) {
+    let mut dead = Vec::new();
+    for (group, committed) in offsets.groups() {
+        for topic in topics {
+            if let Some((name, partitions)) = committed.get_key_value(&topic.0) {
+                let of_topic = partitions.keys().map(|partition| (name.clone(), *partition));
+                dead.push((group.clone(), of_topic.collect()));
+            }
+        }
+    }
+    for (group, of_group) in dead {
+        offsets.bury(turn, &group, of_group);
+    }
+}

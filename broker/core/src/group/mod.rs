@@ -1,0 +1,314 @@
+//! Consumer groups of one partition of `__consumer_offsets`: classic groups and committed offsets, as Apache Kafka's
+//! group coordinator has them.
+//!
+//! Requests and time go in; records for the log and answers come out ([`Step`]). State changes at once and never
+//! goes back: an answer is given to its client only when the step's records, and those of all steps before it, are
+//! durable, and if they cannot be, the whole [`Shard`] is dropped and loaded anew.
+
+mod classic;
+mod describe;
+mod expiry;
+mod offsets;
+mod record;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod turn;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
+use kafka_protocol::messages::describe_groups_response::DescribedGroup;
+use kafka_protocol::messages::list_groups_response::ListedGroup;
+use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
+use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponseGroup;
+use kafka_protocol::messages::{
+    GroupId, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
+    LeaveGroupResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
+    SyncGroupRequest, SyncGroupResponse, TopicName,
+};
+use kafka_protocol::protocol::StrBytes;
+use thiserror::Error;
+use uuid::Uuid;
+
+use classic::{ClassicGroup, State};
+use offsets::Offsets;
+use record::{GroupValue, Key, OffsetValue};
+use timers::{Timer, Timers};
+use turn::Turn;
+
+/// The settings of the coordinator, by Kafka's names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupConfig {
+    /// `group.min.session.timeout.ms`
+    pub min_session_timeout_ms: i32,
+    /// `group.max.session.timeout.ms`
+    pub max_session_timeout_ms: i32,
+    /// `group.initial.rebalance.delay.ms`
+    pub initial_rebalance_delay_ms: i32,
+    /// `group.max.size`, in members.
+    pub max_size: usize,
+    /// `offset.metadata.max.bytes`
+    pub offset_metadata_max_bytes: usize,
+    /// `offsets.retention.minutes`, in milliseconds.
+    pub offsets_retention_ms: i64,
+    /// `offsets.retention.check.interval.ms`
+    pub offsets_retention_check_interval_ms: i64,
+    /// `message.max.bytes` of `__consumer_offsets`: what would make a bigger batch is refused, so that no client makes an
+    /// append fail.
+    pub max_batch_bytes: usize,
+}
+
+impl Default for GroupConfig {
+    fn default() -> GroupConfig {
+        GroupConfig {
+            min_session_timeout_ms: 6_000,
+            max_session_timeout_ms: 1_800_000,
+            initial_rebalance_delay_ms: 3_000,
+            max_size: usize::MAX,
+            offset_metadata_max_bytes: 4_096,
+            offsets_retention_ms: 7 * 24 * 3_600_000,
+            offsets_retention_check_interval_ms: 600_000,
+            max_batch_bytes: 1_048_576,
+        }
+    }
+}
+
+/// The shell's name of a request that waits for its answer. Never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Who sends a JoinGroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    pub client_id: String,
+    /// As Kafka writes it: `/127.0.0.1`.
+    pub client_host: String,
+}
+
+/// A request as it was decoded, with its version where behaviour depends on it.
+#[derive(Clone, Debug)]
+pub enum Call {
+    JoinGroup(JoinGroupRequest, i16, Caller),
+    SyncGroup(SyncGroupRequest, i16),
+    Heartbeat(HeartbeatRequest, i16),
+    LeaveGroup(LeaveGroupRequest, i16),
+    OffsetCommit(OffsetCommitRequest, i16),
+    /// One group of an OffsetFetch, and its `require_stable`.
+    OffsetFetch(OffsetFetchRequestGroup, bool, i16),
+    OffsetDelete(OffsetDeleteRequest),
+    DescribeGroup(GroupId, i16),
+    /// Empty filters let everything through.
+    ListGroups {
+        states: Vec<String>,
+        types: Vec<String>,
+    },
+    DeleteGroup(GroupId),
+    TopicsDeleted(Vec<TopicName>),
+}
+
+/// The answer to the [`Call`] of the same name.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    JoinGroup(JoinGroupResponse),
+    SyncGroup(SyncGroupResponse),
+    Heartbeat(HeartbeatResponse),
+    LeaveGroup(LeaveGroupResponse),
+    OffsetCommit(OffsetCommitResponse),
+    OffsetFetch(OffsetFetchResponseGroup),
+    OffsetDelete(OffsetDeleteResponse),
+    DescribeGroup(DescribedGroup),
+    ListGroups(Vec<ListedGroup>),
+    DeleteGroup(DeletableGroupResult),
+    TopicsDeleted,
+}
+
+/// One record for `__consumer_offsets`, in Kafka's own format. Without a value it is a tombstone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupRecord {
+    pub key: Bytes,
+    pub value: Option<Bytes>,
+}
+
+/// What a call or a tick leads to. The records of a call are one batch. Those of a tick, and tombstones, concern many groups
+/// or offsets, and may be more than [`GroupConfig::max_batch_bytes`]: they may as well be several batches, in this order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Step {
+    pub records: Vec<GroupRecord>,
+    pub answers: Vec<(Ticket, Answer)>,
+}
+
+/// How much a shard holds: groups by state, and committed offsets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub empty: usize,
+    pub preparing_rebalance: usize,
+    pub completing_rebalance: usize,
+    pub stable: usize,
+    /// Kafka has this state; here a dead group is gone.
+    pub dead: usize,
+    pub offsets: usize,
+}
+
+/// Why a record of `__consumer_offsets` was not understood.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RecordError {
+    #[error("the record is cut short, or its lengths are not possible")]
+    Malformed,
+    #[error("version {version} of {what} is not known")]
+    Version { what: &'static str, version: i16 },
+}
+
+/// Classic groups, by id.
+type Groups = BTreeMap<StrBytes, ClassicGroup>;
+
+/// All groups of one partition of `__consumer_offsets`.
+#[derive(Debug)]
+pub struct Shard {
+    config: GroupConfig,
+    groups: Groups,
+    offsets: Offsets,
+    timers: Timers,
+}
+
+impl Shard {
+    pub fn new(config: GroupConfig) -> Shard {
+        Shard { config, groups: Groups::new(), offsets: Offsets::default(), timers: Timers::default() }
+    }
+
+    /// Loading, in the order of offsets.
+    ///
+    /// # Errors
+    /// A record that nobody understands. It changed nothing.
+    pub fn replay(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), RecordError> {
+        match (Key::decode(key)?, value) {
+            (Key::Offset { group, topic, partition }, Some(value)) => {
+                let value = OffsetValue::decode(value)?;
+                // There is no other record of a group that only commits offsets.
+                if !self.groups.contains_key(&group) {
+                    let simple = ClassicGroup::new(group.clone(), value.commit_timestamp_ms);
+                    self.groups.insert(group.clone(), simple);
+                }
+                self.offsets.put(&group, &topic, partition, value);
+            }
+            (Key::Offset { group, topic, partition }, None) => self.offsets.remove(&group, &topic, partition),
+            (Key::Group(id), Some(value)) => {
+                let group = ClassicGroup::load(id.clone(), GroupValue::decode(value)?)?;
+                self.groups.insert(id, group);
+            }
+            (Key::Group(id), None) => {
+                self.groups.remove(&id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything is replayed: the sessions of all members begin anew.
+    pub fn loaded(&mut self, now_ms: i64) -> Step {
+        let mut turn = Turn::new(now_ms, &self.config, &mut self.timers);
+        for group in self.groups.values_mut() {
+            group.loaded(&mut turn);
+        }
+        schedule_expiry(&mut turn);
+        turn.step
+    }
+
+    /// `now_ms` since 1970 goes into records, and sessions are measured by it: it should not jump. `random` becomes
+    /// part of a new member's id.
+    pub fn handle(&mut self, now_ms: i64, ticket: Ticket, call: Call, random: Uuid) -> Step {
+        let Shard { config, groups, offsets, timers } = self;
+        let mut turn = Turn::new(now_ms, config, timers);
+        let answer = match call {
+            Call::JoinGroup(request, version, caller) => {
+                classic::join_group(&mut turn, groups, (ticket, version), &request, caller, random);
+                return turn.step;
+            }
+            Call::SyncGroup(request, version) => {
+                classic::sync_group(&mut turn, groups, ticket, &request, version);
+                return turn.step;
+            }
+            Call::Heartbeat(request, _) => Answer::Heartbeat(classic::heartbeat(&mut turn, groups, &request)),
+            Call::LeaveGroup(request, version) => {
+                Answer::LeaveGroup(classic::leave_group(&mut turn, groups, &request, version))
+            }
+            Call::OffsetCommit(request, version) => {
+                Answer::OffsetCommit(offsets::commit(&mut turn, groups, offsets, &request, version))
+            }
+            // Stable or not: there is nothing pending yet.
+            Call::OffsetFetch(request, _, _) => {
+                Answer::OffsetFetch(offsets::fetch(groups, offsets, &request))
+            }
+            Call::OffsetDelete(request) => {
+                Answer::OffsetDelete(offsets::delete(&mut turn, groups, offsets, &request))
+            }
+            Call::DescribeGroup(id, version) => {
+                Answer::DescribeGroup(describe::describe(groups, id, version))
+            }
+            Call::ListGroups { states, types } => Answer::ListGroups(describe::list(groups, &states, &types)),
+            Call::DeleteGroup(id) => {
+                Answer::DeleteGroup(expiry::delete_group(&mut turn, groups, offsets, id))
+            }
+            Call::TopicsDeleted(topics) => {
+                expiry::topics_deleted(&mut turn, offsets, &topics);
+                Answer::TopicsDeleted
+            }
+        };
+        turn.answer(ticket, answer);
+        turn.step
+    }
+
+    /// Sessions, joins and syncs that end by the clock, and the expiry of offsets.
+    pub fn tick(&mut self, now_ms: i64) -> Step {
+        let Shard { config, groups, offsets, timers } = self;
+        let mut turn = Turn::new(now_ms, config, timers);
+        while let Some(timer) = turn.timers.pop(now_ms) {
+            match timer {
+                Timer::Join(id) => {
+                    if let Some(group) = groups.get_mut(&id) {
+                        group.join_time_is_up(&mut turn);
+                    }
+                }
+                Timer::Sync(id) => {
+                    if let Some(group) = groups.get_mut(&id) {
+                        group.sync_time_is_up(&mut turn);
+                    }
+                }
+                Timer::Session(id, member_id) => {
+                    if let Some(group) = groups.get_mut(&id) {
+                        group.session_is_over(&mut turn, &member_id);
+                    }
+                }
+                Timer::OffsetExpiry => {
+                    expiry::expire(&mut turn, groups, offsets);
+                    schedule_expiry(&mut turn);
+                }
+            }
+        }
+        turn.step
+    }
+
+    /// Looks at all groups.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts { offsets: self.offsets.count(), ..Counts::default() };
+        for group in self.groups.values() {
+            match group.state() {
+                State::Empty => counts.empty += 1,
+                State::PreparingRebalance(_) => counts.preparing_rebalance += 1,
+                State::CompletingRebalance => counts.completing_rebalance += 1,
+                State::Stable => counts.stable += 1,
+            }
+        }
+        counts
+    }
+
+    /// When [`Shard::tick`] has something to do, at the latest.
+    pub fn next_tick_ms(&self) -> Option<i64> {
+        self.timers.next_ms()
+    }
+}
+
+fn schedule_expiry(turn: &mut Turn<'_>) {
+    let at_ms = turn.now_ms.saturating_add(turn.config.offsets_retention_check_interval_ms.max(1));
+    turn.timers.schedule(Timer::OffsetExpiry, at_ms);
+}

@@ -1,0 +1,59 @@
+//! The records of `__consumer_offsets`, in the versions that Kafka 4.3 writes, and read in every one that it reads
+//! (`group-coordinator/src/main/resources/common/message`). A key's version tells what it is the key of.
+
+mod group;
+mod offset;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use bytes::Bytes;
+use kafka_protocol::protocol::StrBytes;
+
+pub(super) use group::{GroupValue, MemberValue};
+pub(super) use offset::OffsetValue;
+pub(super) use wire::{Reader, writable};
+
+use super::{GroupRecord, RecordError};
+
+/// `OffsetCommitKey`. Its version 0, the legacy one, has the same fields.
+const OFFSET_KEY: i16 = 1;
+/// `GroupMetadataKey`.
+const GROUP_KEY: i16 = 2;
+
+/// What a record is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    Offset { group: StrBytes, topic: StrBytes, partition: i32 },
+    Group(StrBytes),
+}
+
+impl Key {
+    pub fn decode(bytes: &[u8]) -> Result<Key, RecordError> {
+        let mut reader = Reader::new(bytes);
+        match reader.version("a key", 0..=GROUP_KEY, i16::MAX)? {
+            GROUP_KEY => Ok(Key::Group(reader.string()?)),
+            _ => {
+                Ok(Key::Offset { group: reader.string()?, topic: reader.string()?, partition: reader.i32()? })
+            }
+        }
+    }
+}
+
+pub(super) fn offset_key(group: &str, topic: &str, partition: i32) -> Bytes {
+    let mut writer = wire::Writer::new(OFFSET_KEY);
+    writer.string(group);
+    writer.string(topic);
+    writer.i32(partition);
+    writer.finish()
+}
+
+pub(super) fn group_key(group: &str) -> Bytes {
+    let mut writer = wire::Writer::new(GROUP_KEY);
+    writer.string(group);
+    writer.finish()
+}
+
+pub(super) fn size(record: &GroupRecord) -> usize {
+    record.key.len() + record.value.as_ref().map_or(0, Bytes::len)
+}

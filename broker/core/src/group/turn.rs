@@ -1,0 +1,51 @@
+//! One call or one tick: the time, the settings and the timers it sees, and what it leads to.
+
+use bytes::Bytes;
+use kafka_protocol::protocol::StrBytes;
+
+use super::record;
+use super::timers::{Timer, Timers};
+use super::{Answer, GroupConfig, GroupRecord, Step, Ticket};
+
+pub(super) struct Turn<'a> {
+    pub now_ms: i64,
+    pub config: &'a GroupConfig,
+    pub timers: &'a mut Timers,
+    pub step: Step,
+}
+
+impl<'a> Turn<'a> {
+    pub fn new(now_ms: i64, config: &'a GroupConfig, timers: &'a mut Timers) -> Turn<'a> {
+        Turn { now_ms, config, timers, step: Step::default() }
+    }
+
+    pub fn answer(&mut self, ticket: Ticket, answer: Answer) {
+        self.step.answers.push((ticket, answer));
+    }
+
+    pub fn record(&mut self, key: Bytes, value: Option<Bytes>) {
+        self.step.records.push(GroupRecord { key, value });
+    }
+
+    /// At least a millisecond ahead: clients choose some of these times, and a tick must come to an end.
+    pub fn schedule(&mut self, timer: Timer, delay_ms: i32) {
+        let at_ms = self.now_ms.saturating_add(i64::from(delay_ms.max(1)));
+        self.timers.schedule(timer, at_ms);
+    }
+
+    /// Whether these records may be one batch.
+    pub fn fits(&self, records: &[GroupRecord]) -> bool {
+        records.iter().map(record::size).sum::<usize>() <= self.config.max_batch_bytes
+    }
+}
+
+/// A copy with memory of its own. What a request holds are slices of the connection's buffer; state that lives on
+/// must not keep whole buffers alive.
+pub(super) fn own(text: &StrBytes) -> StrBytes {
+    if text.is_empty() { StrBytes::new() } else { StrBytes::from_string(text.as_str().to_owned()) }
+}
+
+/// As [`own`].
+pub(super) fn own_bytes(bytes: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}

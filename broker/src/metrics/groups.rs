@@ -1,0 +1,62 @@
+//! The metrics of consumer groups.
+
+use chronik_core::group::Counts;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::{Histogram, Labels};
+
+/// Handles for the coordinator.
+#[derive(Clone, Debug)]
+pub struct GroupMetrics {
+    groups: Family<Labels, Gauge>,
+    offsets: Gauge,
+    /// The time to load one partition of `__consumer_offsets`, in microseconds.
+    pub load: Histogram,
+    /// Batches and records that a load could not read, each time they were met.
+    pub unreadable: Counter,
+}
+
+impl GroupMetrics {
+    pub(super) fn register(registry: &mut Registry) -> GroupMetrics {
+        let metrics = GroupMetrics {
+            groups: Family::default(),
+            offsets: Gauge::default(),
+            load: Histogram::micros(),
+            unreadable: Counter::default(),
+        };
+        registry.register("consumer_groups", "Groups coordinated here, by state", metrics.groups.clone());
+        registry.register("consumer_group_offsets", "Committed offsets", metrics.offsets.clone());
+        registry.register(
+            "consumer_group_load_seconds",
+            "Loading a partition of __consumer_offsets",
+            metrics.load.clone(),
+        );
+        registry.register(
+            "consumer_group_unreadable_records",
+            "Records of __consumer_offsets that a load passed over",
+            metrics.unreadable.clone(),
+        );
+        metrics.set(&[]);
+        metrics
+    }
+
+    /// Publishes the counts of all shards.
+    pub fn set(&self, counts: &[Counts]) {
+        let sum = |of: fn(&Counts) -> usize| {
+            i64::try_from(counts.iter().map(of).sum::<usize>()).unwrap_or(i64::MAX)
+        };
+        for (state, count) in [
+            ("Empty", sum(|c| c.empty)),
+            ("PreparingRebalance", sum(|c| c.preparing_rebalance)),
+            ("CompletingRebalance", sum(|c| c.completing_rebalance)),
+            ("Stable", sum(|c| c.stable)),
+            ("Dead", sum(|c| c.dead)),
+        ] {
+            self.groups.get_or_create(&vec![("state", state.to_string())]).set(count);
+        }
+        self.offsets.set(sum(|c| c.offsets));
+    }
+}
