@@ -127,7 +127,10 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         args.mib, args.record_bytes, args.rounds
     );
     let head = ["in MB/s", "", "p99 ms", "out MB/s", "", "device bytes per byte"];
-    println!("{:<28}{:>9}{:>15}{:>9}{:>10}{:>15}{:>23}", "", head[0], head[1], head[2], head[3], head[4], head[5]);
+    println!(
+        "{:<28}{:>9}{:>15}{:>9}{:>10}{:>15}{:>23}",
+        "", head[0], head[1], head[2], head[3], head[4], head[5]
+    );
     for row in &rows {
         let partitions = if row.partitions == 1 { "partition" } else { "partitions" };
         println!(
@@ -164,7 +167,14 @@ struct Tools<'a> {
 
 impl Tools<'_> {
     /// One run: MB/s in, p99 in milliseconds, MB/s out, device bytes per byte.
-    fn run(&self, args: &Args, bootstrap: &str, topic: &str, partitions: u32, disk: &Disk) -> Result<[f64; 4]> {
+    fn run(
+        &self,
+        args: &Args,
+        bootstrap: &str,
+        topic: &str,
+        partitions: u32,
+        disk: &Disk,
+    ) -> Result<[f64; 4]> {
         let topics = |rest: &[&str]| {
             let mut topics = Command::new(self.program);
             topics.args(["topics", "--bootstrap", bootstrap]).args(rest);
@@ -176,7 +186,12 @@ impl Tools<'_> {
         let records = bytes / args.record_bytes;
         let mut produce = self.java();
         produce.args(["org.apache.kafka.tools.ProducerPerformance", "--topic", topic, "--throughput", "-1"]);
-        produce.args(["--num-records", &records.to_string(), "--record-size", &args.record_bytes.to_string()]);
+        produce.args([
+            "--num-records",
+            &records.to_string(),
+            "--record-size",
+            &args.record_bytes.to_string(),
+        ]);
         produce.args(["--producer-props", &format!("bootstrap.servers={bootstrap}"), "acks=all"]);
         let told = output(&mut produce)?;
         let (into, p99_ms) = produced(&told).with_context(|| format!("not understood: {told}"))?;
@@ -185,7 +200,8 @@ impl Tools<'_> {
         let told = output(&mut read)?;
         let (count, out) = read_back(&told).with_context(|| format!("not understood: {told}"))?;
         ensure!(count == records, "{count} of {records} records were read back");
-        let written = settled(disk)?.zip(before).map(|(after, before)| (after - before) as f64 / bytes as f64);
+        let written =
+            settled(disk)?.zip(before).map(|(after, before)| (after - before) as f64 / bytes as f64);
         topics(&["delete", topic])?;
         Ok([into, p99_ms, out, written.unwrap_or(f64::NAN)])
     }
