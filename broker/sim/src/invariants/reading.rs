@@ -60,7 +60,8 @@ fn seen(
             return Err(lies(CUT, &format!("{what} instead of {stored:?}")));
         }
         let sent = &env.history.sent[stored.batch].bytes;
-        if !same_but_for_place(sent, &bytes) && !(is_compacted && is_left_of(sent, &bytes)) {
+        let is_sent = same_but_for_place(sent, &bytes) || is_compacted && is_left_of(sent, &bytes);
+        if !is_sent {
             return Err(lies(READABLE, "other bytes than were sent"));
         }
         if is_compacted {
