@@ -30,6 +30,7 @@ mod metadata;
 mod offset_commit;
 mod offset_delete;
 mod offset_fetch;
+mod offset_for_leader_epoch;
 pub mod partitions;
 mod produce;
 mod request;
@@ -69,6 +70,7 @@ pub static TABLE: &[Api] = &[
     produce::API,
     fetch::API,
     list_offsets::API,
+    offset_for_leader_epoch::API,
     metadata::API,
     api_versions::API,
     create_topics::API,
@@ -110,6 +112,7 @@ pub fn name(key: ApiKey) -> &'static str {
         ApiKey::Produce => "Produce",
         ApiKey::Fetch => "Fetch",
         ApiKey::ListOffsets => "ListOffsets",
+        ApiKey::OffsetForLeaderEpoch => "OffsetForLeaderEpoch",
         ApiKey::Metadata => "Metadata",
         ApiKey::ApiVersions => "ApiVersions",
         ApiKey::CreateTopics => "CreateTopics",
