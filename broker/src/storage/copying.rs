@@ -4,9 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use chronik_core::ids::Offset;
-use chronik_core::log::ProducerStateMap;
-use chronik_core::record_batch::{Batches, Crc, NO_TIMESTAMP};
+use chronik_core::log::{self, Copied};
 
 use super::partition::Partition;
 use super::segments::{Chunk, Limits};
@@ -17,10 +15,7 @@ pub struct Copying<'a> {
     partition: &'a Arc<Partition>,
     limits: Limits,
     chunk_bytes: usize,
-    /// The producers' state at `next`.
-    producers: ProducerStateMap,
-    next: Offset,
-    synced_end: Offset,
+    state: log::Copying,
 }
 
 impl<'a> Copying<'a> {
@@ -28,49 +23,32 @@ impl<'a> Copying<'a> {
         let limits = Limits::of(&partition.settings().topic);
         let chunk_bytes = CHUNK_BYTES.min(usize::try_from(limits.bytes / 2).unwrap_or(CHUNK_BYTES)).max(1);
         let (producers, next) = partition.copied();
-        // An attempt that failed behind a roll has left batches synced that the log does not know of yet.
         let synced_end = partition.on_disk().segments.end();
-        Copying { partition, limits, chunk_bytes, producers, next, synced_end }
+        Copying { partition, limits, chunk_bytes, state: log::Copying::begin(producers, next, synced_end) }
     }
 
     /// Copies some runs. False when there was nothing to copy. After an error, what is not synced is to be abandoned.
     pub fn chunk(&mut self, now_ms: i64) -> io::Result<bool> {
-        let runs = self.partition.runs_from(self.next, self.chunk_bytes);
+        let runs = self.partition.runs_from(self.state.next(), self.chunk_bytes);
         if runs.is_empty() {
             return Ok(false);
         }
         // One write for the chunk: a run may be no larger than a record.
-        let mut joined = Vec::with_capacity(self.chunk_bytes);
-        let mut first = None;
-        let mut first_timestamp = NO_TIMESTAMP;
-        let mut max_timestamp = NO_TIMESTAMP;
+        let mut copied = Copied::with_capacity(self.chunk_bytes);
         for run in runs {
-            let bytes = match run.bytes {
-                Some(bytes) => bytes,
+            let bytes = match &run.bytes {
+                Some(bytes) => bytes.clone(),
                 None => self.partition.read_span(run.span)?.ok_or_else(|| {
                     io::Error::other(format!("WAL position {} was recycled too early", run.span.position))
                 })?,
             };
-            if run.base_offset > self.next {
-                // What lay between was deleted meanwhile, and never comes by here.
-                self.producers = self.partition.producers_at(run.base_offset);
-            }
-            for (header, _) in Batches::new(&bytes, Crc::Skip).flatten() {
-                self.producers.apply(&header, header.max_timestamp);
-            }
-            self.next = run.last_offset + 1;
-            if run.base_offset >= self.synced_end {
-                if first.is_none() {
-                    first = Some(run.base_offset);
-                    first_timestamp = run.max_timestamp;
-                }
-                max_timestamp = run.max_timestamp.max(max_timestamp);
-                joined.extend_from_slice(&bytes);
-            }
+            self.state.take(&run, &bytes, &mut copied, |offset| self.partition.producers_at(offset));
         }
-        if let Some(first) = first {
-            let next = self.next;
-            let chunk = Chunk { bytes: &joined, first, next, first_timestamp, max_timestamp, now_ms };
+        let Copied { bytes, first, first_timestamp, max_timestamp } = &copied;
+        if let Some(first) = *first {
+            let (next, first_timestamp, max_timestamp) =
+                (self.state.next(), *first_timestamp, *max_timestamp);
+            let chunk = Chunk { bytes, first, next, first_timestamp, max_timestamp, now_ms };
             self.partition.on_disk().segments.append(&chunk, &self.limits)?;
         }
         Ok(true)
@@ -78,12 +56,13 @@ impl<'a> Copying<'a> {
 
     /// Syncs the segments; from now on what was copied counts.
     pub fn finish(self) -> io::Result<()> {
+        let (producers, end) = self.state.finish();
         let mut on_disk = self.partition.on_disk();
         on_disk.segments.sync()?;
         on_disk.segments.close();
-        on_disk.producers = self.producers.reaching(self.next);
+        on_disk.producers = producers;
         drop(on_disk);
-        self.partition.in_segments(self.next).map_err(io::Error::other)
+        self.partition.in_segments(end).map_err(io::Error::other)
     }
 }
 

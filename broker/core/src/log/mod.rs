@@ -4,6 +4,7 @@
 //! from where [`PartitionLog`] says.
 
 mod codec;
+mod copying;
 pub mod leader_epochs;
 #[cfg(test)]
 mod model_test;
@@ -16,6 +17,7 @@ pub mod retention;
 pub mod tail;
 
 pub use codec::SnapshotError;
+pub use copying::{Copied, Copying};
 pub use leader_epochs::{EpochStart, LeaderEpochs};
 pub use partition_log::{Advanced, AppendError, Appended, LogError, PartitionLog, Recovered, high_watermark};
 pub use producer_state::{Checked, ProducerError, ProducerStateMap};

@@ -148,7 +148,6 @@ impl Broker {
             return Ok(true);
         }
         partition.cleaned_to = partition.cleaned_to.max(work.keys_end);
-        partition.log.compacted_to(work.keys_end);
         self.writer.tidy = true;
         env.note("cleaned", &[work.keys_end as u64]);
         env.stats.deed(Deed::CleaningDone);
@@ -226,6 +225,8 @@ fn swap(env: &mut Env, partition: &mut Partition, work: &Work, written: &Written
         }
         return Ok(false);
     }
+    let end = old.last().map_or(0, |s| s.end_offset);
+    partition.log.compacted_to(end.min(work.keys_end));
     env.note("swapped", &[old.len() as u64, after.len() as u64]);
     env.stats.deed(Deed::Swap);
     let topic = partition.topic;

@@ -5,8 +5,7 @@
 use std::collections::VecDeque;
 
 use chronik_core::ids::{Offset, TopicIdPartition, WalPosition};
-use chronik_core::log::ProducerStateMap;
-use chronik_core::record_batch::{Batches, Crc, NO_TIMESTAMP};
+use chronik_core::log::{Copied, Copying, ProducerStateMap};
 use chronik_core::store::checkpoint::{Checkpoint, PartitionState};
 
 use super::segments::Chunk;
@@ -22,7 +21,8 @@ const CHECKPOINT_TMP: &str = "data/checkpoint.tmp";
 #[derive(Default)]
 pub(super) struct Writer {
     to_copy: VecDeque<TopicIdPartition>,
-    copying: Option<Copying>,
+    /// The partition whose runs are being copied.
+    copying: Option<(TopicIdPartition, Copying)>,
     /// Made, and not written yet.
     checkpoint: Option<Checkpoint>,
     in_round: bool,
@@ -34,15 +34,6 @@ pub(super) struct Writer {
     pub graves: Vec<String>,
     /// Partitions that were deleted.
     pub removed: Vec<TopicIdPartition>,
-}
-
-/// A partition whose runs are being copied.
-struct Copying {
-    tp: TopicIdPartition,
-    producers: ProducerStateMap,
-    next: Offset,
-    /// An attempt that failed behind a roll has left batches synced up to here.
-    synced_end: Offset,
 }
 
 impl Broker {
@@ -59,8 +50,8 @@ impl Broker {
     fn writer_step(&mut self, env: &mut Env) -> Result<u64, Halt> {
         if !self.writer.in_round {
             self.begin_round(env)?;
-        } else if let Some(copying) = self.writer.copying.take() {
-            self.copy_some(env, copying)?;
+        } else if let Some((tp, copying)) = self.writer.copying.take() {
+            self.copy_some(env, tp, copying)?;
         } else if let Some(tp) = self.writer.to_copy.pop_front() {
             self.begin_copy(tp);
         } else if let Some(checkpoint) = self.writer.checkpoint.take() {
@@ -99,64 +90,51 @@ impl Broker {
         let Some(partition) = self.partitions.get(&tp) else { return };
         let (producers, next) = partition.copied();
         let synced_end = partition.segments.end();
-        self.writer.copying = Some(Copying { tp, producers, next, synced_end });
+        self.writer.copying = Some((tp, Copying::begin(producers, next, synced_end)));
     }
 
     /// Appends the next chunk of runs; without any left, what was appended is synced and counts.
-    fn copy_some(&mut self, env: &mut Env, mut copying: Copying) -> Result<(), Halt> {
-        let tp = copying.tp;
+    fn copy_some(&mut self, env: &mut Env, tp: TopicIdPartition, mut copying: Copying) -> Result<(), Halt> {
         let Some(partition) = self.partitions.get(&tp) else { return Ok(()) };
         let topic = partition.topic;
         let tail = partition.log.tail();
-        let mut runs: Vec<_> = tail.from(copying.next.max(tail.start())).cloned().collect();
+        let mut runs: Vec<_> = tail.from(copying.next().max(tail.start())).cloned().collect();
         runs.truncate(env.rng.between(1, 8) as usize);
         let bugs = self.settings.bugs;
         if runs.is_empty() {
             let Some(partition) = self.partitions.get_mut(&tp) else { return Ok(()) };
             partition.segments.sync(env, &bugs)?;
-            partition.producers = copying.producers.reaching(copying.next);
-            partition.log.in_segments(copying.next).map_err(|e| {
+            let (producers, end) = copying.finish();
+            partition.producers = producers;
+            partition.log.in_segments(end).map_err(|e| {
                 Violation::new("invariant_11_segments_hold_durable_data_only", format!("{tp}: {e}"))
             })?;
-            env.note("segments", &[copying.next as u64]);
+            env.note("segments", &[end as u64]);
             return Ok(());
         }
-        let (mut bytes, mut first) = (Vec::new(), None);
-        let (mut first_timestamp, mut max_timestamp) = (NO_TIMESTAMP, NO_TIMESTAMP);
+        let mut copied = Copied::with_capacity(0);
         for run in runs {
             let body = match run.bytes.clone() {
                 Some(bytes) => bytes,
                 None => self.read_wal(env, run.span)?,
             };
-            if run.base_offset > copying.next
-                && let Some(partition) = self.partitions.get(&tp)
-            {
-                // What lay between was deleted meanwhile, and never comes by here.
-                copying.producers = partition.log.producers().clone().truncated(run.base_offset);
+            let Some(partition) = self.partitions.get(&tp) else { return Ok(()) };
+            copying.take(&run, &body, &mut copied, |offset| {
                 env.stats.deed(Deed::DeletedBeforeCopied);
-            }
-            for (header, _) in Batches::new(&body, Crc::Check).flatten() {
-                copying.producers.apply(&header, header.max_timestamp);
-            }
-            copying.next = run.next_offset();
-            if run.base_offset >= copying.synced_end {
-                if first.is_none() {
-                    (first, first_timestamp) = (Some(run.base_offset), run.max_timestamp);
-                }
-                max_timestamp = max_timestamp.max(run.max_timestamp);
-                bytes.extend_from_slice(&body);
-            }
+                partition.log.producers().clone().truncated(offset)
+            });
         }
         let Some(partition) = self.partitions.get_mut(&tp) else { return Ok(()) };
         if env.rng.percent(2) {
             partition.segments.abandon(env);
             return Ok(());
         }
+        let Copied { bytes, first, first_timestamp, max_timestamp } = copied;
         if let Some(first) = first {
-            let chunk = Chunk { bytes, first, next: copying.next, first_timestamp, max_timestamp };
+            let chunk = Chunk { bytes, first, next: copying.next(), first_timestamp, max_timestamp };
             partition.segments.append(env, &topic, &chunk, &bugs)?;
         }
-        self.writer.copying = Some(copying);
+        self.writer.copying = Some((tp, copying));
         Ok(())
     }
 
