@@ -5,6 +5,7 @@
 
 pub mod host;
 mod life;
+pub mod place;
 pub mod rows;
 pub mod servers;
 pub mod verdict;
@@ -17,6 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 
 use host::{Disk, machine};
+use place::Place;
 use rows::{Bed, Measured, ROWS, Row, Target, Times};
 use servers::Server;
 use verdict::Results;
@@ -30,18 +32,14 @@ pub struct Args {
     /// One short round, to see that everything runs: its figures mean little.
     #[arg(long)]
     quick: bool,
-    /// Directory for all data; on a real disk [default: target/bench/run]
-    #[arg(long)]
-    dir: Option<PathBuf>,
     /// Seconds of each run that are measured.
     #[arg(long, default_value_t = 8.0)]
     duration: f64,
     /// Seconds of load before that.
     #[arg(long, default_value_t = 3.0)]
     warmup: f64,
-    /// Measure this `chronik` instead of building one.
-    #[arg(long)]
-    program: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
     /// Leave Kafka out.
     #[arg(long)]
     no_kafka: bool,
@@ -51,9 +49,6 @@ pub struct Args {
     /// Leave memory, start and recovery out.
     #[arg(long)]
     no_life: bool,
-    /// A setting for Chronik; may be given more than once.
-    #[arg(long, value_name = "NAME=VALUE")]
-    set: Vec<String>,
 }
 
 /// Builds, measures, prints the table, and writes the JSON.
@@ -66,19 +61,13 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         let keys: Vec<_> = ROWS.iter().map(|row| row.key).collect();
         anyhow::bail!("there is no row {unknown}; the rows are {}", keys.join(", "));
     }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let target = crate::target_dir(root);
     let out = target.join("bench");
-    let dir = args.dir.clone().unwrap_or_else(|| out.join("run"));
     fs::create_dir_all(&out)?;
-    fs::create_dir_all(&dir)?;
-    let dir = dir.canonicalize()?.join(format!("chronik-bench-{}", std::process::id()));
-    fs::create_dir_all(&dir)?;
+    let dir = args.place.run_dir(&out.join("run"))?;
     let disk = Disk::below(&dir)?;
-    let program = match &args.program {
-        Some(program) => program.canonicalize().context("--program")?,
-        None => build(root, &target)?,
-    };
-    let jars = if args.no_kafka { None } else { Some(servers::fetch_kafka(root, &out)?) };
+    let program = args.place.program(|| build(root, &target))?;
+    let jars = if args.no_kafka { None } else { Some(servers::fetch_kafka(root, &target)?) };
 
     let mut results = Results::default();
     let measured = measure_all(args, &program, jars.as_deref(), &dir, &disk, &mut results);
@@ -119,7 +108,7 @@ fn measure_all(
     let mut bed = Bed { program, dir, disk, chronik: None, kafka: None };
     if chosen.iter().any(|row| matches!(row.target, Target::Chronik(_))) {
         let mut settings = rows::profiles();
-        settings.extend(args.set.iter().cloned());
+        settings.extend(args.place.set.iter().cloned());
         let chronik = bed.chronik.insert(Server::chronik(program, &dir.join("chronik"), &settings)?);
         chronik.wait().context("Chronik")?;
         results.wal = chronik.labels("chronik_wal_engine_info");
@@ -181,7 +170,7 @@ fn measure_life(
 ) -> Result<()> {
     let times = if args.quick { 1 } else { args.rounds.clamp(1, 5) };
     eprintln!("memory and start of Chronik");
-    let start = |dir: &Path| Server::chronik(program, dir, &args.set);
+    let start = |dir: &Path| Server::chronik(program, dir, &args.place.set);
     results.chronik_life = Some(life::life(times, program, &dir.join("chronik-life"), start)?);
     if let Some(jars) = jars {
         eprintln!("memory and start of Kafka");
@@ -190,7 +179,7 @@ fn measure_life(
     }
     eprintln!("recovery of Chronik");
     let start = |dir: &Path, pool: &str| {
-        let mut settings = args.set.clone();
+        let mut settings = args.place.set.clone();
         settings.push(pool.to_owned());
         Server::chronik(program, dir, &settings)
     };

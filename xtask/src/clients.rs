@@ -5,7 +5,7 @@
 mod broker;
 mod install;
 mod kcat;
-mod process;
+pub mod process;
 mod records;
 mod tools;
 

@@ -2,11 +2,12 @@
 //! same. `chronik bench compare` sends, reads and judges.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::bench::place::Place;
 use crate::bench::servers::{self, Server};
 
 /// Options of `cargo xtask compare`.
@@ -15,15 +16,8 @@ pub struct Args {
     /// Only cases with this in their names
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Test this `chronik` instead of building one
-    #[arg(long)]
-    program: Option<PathBuf>,
-    /// Directory for all data [default: target/compare]
-    #[arg(long)]
-    dir: Option<PathBuf>,
-    /// A setting for Chronik; may be given more than once
-    #[arg(long, value_name = "NAME=VALUE")]
-    set: Vec<String>,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// For both: cleaners and retention look often, so that a run takes seconds.
@@ -36,19 +30,15 @@ const OFTEN: [&str; 3] =
 /// When something cannot be built, fetched or started, and when Chronik's cleaner leaves anything else than Kafka's.
 pub fn run(root: &Path, args: &Args) -> Result<()> {
     let target = std::path::absolute(crate::target_dir(root))?;
-    let program = match &args.program {
-        Some(program) => program.canonicalize().context("--program")?,
-        None => crate::clients::build_broker(root, &target)?,
-    };
-    fs::create_dir_all(target.join("bench"))?;
-    let jars = servers::fetch_kafka(root, &target.join("bench"))?;
-    let dir = args.dir.clone().unwrap_or_else(|| target.join("compare"));
-    let dir = std::path::absolute(dir)?.join(format!("run-{}", std::process::id()));
+    let program = args.place.program(|| crate::clients::build_broker(root, &target))?;
+    let jars = servers::fetch_kafka(root, &target)?;
+    let dir = args.place.run_dir(&target.join("compare"))?;
     let often = OFTEN.map(str::to_owned);
     // Kafka waits half a minute before its first look at retention.
     let of_kafka = [&often[..], &["log.initial.task.delay.ms=200".to_owned()]].concat();
     let mut kafka = Server::kafka(&jars, &dir.join("kafka"), &of_kafka)?;
-    let mut chronik = Server::chronik(&program, &dir.join("chronik"), &[&often[..], &args.set].concat())?;
+    let mut chronik =
+        Server::chronik(&program, &dir.join("chronik"), &[&often[..], &args.place.set].concat())?;
     chronik.wait().context("Chronik")?;
     kafka.wait().context("Kafka")?;
     let mut compare = Command::new(&program);

@@ -6,7 +6,7 @@ mod watch;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
 use crate::bench::host::{Disk, machine};
+use crate::bench::place::Place;
 use crate::bench::servers::{self, Server};
 use watch::Watch;
 
@@ -36,15 +37,8 @@ pub struct Args {
     /// Leave Kafka out
     #[arg(long)]
     no_kafka: bool,
-    /// Test this `chronik` instead of building one
-    #[arg(long)]
-    program: Option<PathBuf>,
-    /// Directory for all data; on a real disk [default: target/endurance]
-    #[arg(long)]
-    dir: Option<PathBuf>,
-    /// A setting for Chronik; may be given more than once
-    #[arg(long, value_name = "NAME=VALUE")]
-    set: Vec<String>,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// Between two looks at the process; at the directory every fifth time.
@@ -106,22 +100,10 @@ struct Course {
 pub fn run(root: &Path, args: &Args) -> Result<()> {
     ensure!(args.minutes > 0.0 && args.minutes < 10_000.0, "--minutes is out of range");
     let target = crate::target_dir(root);
-    let dir = args.dir.clone().unwrap_or_else(|| target.join("endurance"));
-    fs::create_dir_all(&dir)?;
-    let dir = dir.canonicalize()?.join(format!("run-{}", std::process::id()));
-    fs::create_dir_all(&dir)?;
+    let dir = args.place.run_dir(&target.join("endurance"))?;
     let disk = Disk::below(&dir)?;
-    let program = match &args.program {
-        Some(program) => program.canonicalize().context("--program")?,
-        None => crate::bench::build(root, &target)?,
-    };
-    let jars = match args.no_kafka {
-        true => None,
-        false => {
-            fs::create_dir_all(target.join("bench"))?;
-            Some(servers::fetch_kafka(root, &target.join("bench"))?)
-        }
-    };
+    let program = args.place.program(|| crate::bench::build(root, &target))?;
+    let jars = if args.no_kafka { None } else { Some(servers::fetch_kafka(root, &target)?) };
     let check = check_interval(args);
     let every = [
         format!("log.retention.check.interval.ms={}", check.as_millis()),
@@ -129,7 +111,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     ];
     let mut courses = Vec::new();
     let at = dir.join("chronik");
-    let settings = [&every[..], &args.set].concat();
+    let settings = [&every[..], &args.place.set].concat();
     courses.push(course("Chronik", args, &program, Server::chronik(&program, &at, &settings)?, &at)?);
     if let Some(jars) = &jars {
         let at = dir.join("kafka");

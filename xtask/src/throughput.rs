@@ -3,15 +3,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::bench::host::{Disk, machine};
+use crate::bench::place::Place;
 use crate::bench::rows;
 use crate::bench::servers::{self, Server};
+use crate::clients::process::Run;
 
 /// Options of `cargo xtask throughput`.
 #[derive(clap::Args)]
@@ -31,20 +32,15 @@ pub struct Args {
     /// Leave Kafka out
     #[arg(long)]
     no_kafka: bool,
-    /// Measure this `chronik` instead of building one
-    #[arg(long)]
-    program: Option<PathBuf>,
-    /// Directory for all data; on a real disk [default: target/throughput]
-    #[arg(long)]
-    dir: Option<PathBuf>,
-    /// A setting for Chronik; may be given more than once
-    #[arg(long, value_name = "NAME=VALUE")]
-    set: Vec<String>,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// After a run, the device is left alone for so long before its counter is read.
 const SETTLED: Duration = Duration::from_secs(1);
-/// How long it may take until then.
+/// How long a producer or a consumer may take.
+const RUN: Duration = Duration::from_secs(3600);
+/// How long the device may take until then.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the runs of one row have shown.
@@ -69,18 +65,11 @@ struct Row {
 pub fn run(root: &Path, args: &Args) -> Result<()> {
     ensure!(args.rounds > 0 && args.record_bytes > 0 && args.mib > 0, "nothing to measure");
     let target = crate::target_dir(root);
-    let dir = args.dir.clone().unwrap_or_else(|| target.join("throughput"));
-    fs::create_dir_all(&dir)?;
-    let dir = dir.canonicalize()?.join(format!("run-{}", std::process::id()));
-    fs::create_dir_all(&dir)?;
+    let dir = args.place.run_dir(&target.join("throughput"))?;
     let disk = Disk::below(&dir)?;
-    let program = match &args.program {
-        Some(program) => program.canonicalize().context("--program")?,
-        None => crate::bench::build(root, &target)?,
-    };
-    fs::create_dir_all(target.join("bench"))?;
-    let jars = servers::fetch_kafka(root, &target.join("bench"))?;
-    let mut brokers = vec![("Chronik", Server::chronik(&program, &dir.join("chronik"), &args.set)?)];
+    let program = args.place.program(|| crate::bench::build(root, &target))?;
+    let jars = servers::fetch_kafka(root, &target)?;
+    let mut brokers = vec![("Chronik", Server::chronik(&program, &dir.join("chronik"), &args.place.set)?)];
     if !args.no_kafka {
         brokers.push(("Kafka 4.3.1", Server::kafka(&jars, &dir.join("kafka"), &[])?));
     }
@@ -176,28 +165,20 @@ impl Tools<'_> {
         disk: &Disk,
     ) -> Result<[f64; 4]> {
         let topics = |rest: &[&str]| {
-            let mut topics = Command::new(self.program);
-            topics.args(["topics", "--bootstrap", bootstrap]).args(rest);
-            output(&mut topics)
+            Run::new(self.program).args(["topics", "--bootstrap", bootstrap]).args(rest).output()
         };
         topics(&["create", topic, "--partitions", &partitions.to_string()])?;
         let before = settled(disk)?;
         let bytes = args.mib << 20;
         let records = bytes / args.record_bytes;
-        let mut produce = self.java();
-        produce.args(["org.apache.kafka.tools.ProducerPerformance", "--topic", topic, "--throughput", "-1"]);
-        produce.args([
-            "--num-records",
-            &records.to_string(),
-            "--record-size",
-            &args.record_bytes.to_string(),
-        ]);
-        produce.args(["--producer-props", &format!("bootstrap.servers={bootstrap}"), "acks=all"]);
-        let told = output(&mut produce)?;
+        let length = args.record_bytes.to_string();
+        let produce = self.java().args(["org.apache.kafka.tools.ProducerPerformance", "--topic", topic]);
+        let produce = produce.args(["--throughput", "-1", "--num-records", &records.to_string()]);
+        let produce = produce.args(["--record-size", &length, "--producer-props"]);
+        let produce = produce.args([&format!("bootstrap.servers={bootstrap}"), "acks=all"]);
+        let told = produce.output()?.text();
         let (into, p99_ms) = produced(&told).with_context(|| format!("not understood: {told}"))?;
-        let mut read = self.java();
-        read.arg(&self.read_back).args([bootstrap, topic, &args.record_bytes.to_string()]);
-        let told = output(&mut read)?;
+        let told = self.java().args([&self.read_back]).args([bootstrap, topic, &length]).output()?.text();
         let (count, out) = read_back(&told).with_context(|| format!("not understood: {told}"))?;
         ensure!(count == records, "{count} of {records} records were read back");
         let written =
@@ -207,18 +188,9 @@ impl Tools<'_> {
     }
 
     /// Java with Kafka's jars, and the heap that Kafka's own script gives its tools.
-    fn java(&self) -> Command {
-        let mut java = Command::new("java");
-        java.args(["-Xmx512M", "-cp"]).arg(format!("{}/*", self.jars.display()));
-        java
+    fn java(&self) -> Run {
+        Run::new("java").limit(RUN).args(["-Xmx512M", "-cp", &format!("{}/*", self.jars.display())])
     }
-}
-
-fn output(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success(), "{command:?}: {told}{}", String::from_utf8_lossy(&output.stderr));
-    Ok(told)
 }
 
 /// What the device has been given so far, once all that is dirty is written and nobody writes any more.

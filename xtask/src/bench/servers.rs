@@ -218,12 +218,12 @@ fn http_get(address: &str, path: &str) -> Result<String> {
     Ok(body.to_owned())
 }
 
-/// Copies Kafka's jars from Maven Central, once.
+/// Copies Kafka's jars from Maven Central below `target`, once.
 ///
 /// # Errors
 /// When Maven fails.
-pub fn fetch_kafka(root: &Path, into: &Path) -> Result<PathBuf> {
-    let jars = into.join("kafka-4.3.1");
+pub fn fetch_kafka(root: &Path, target: &Path) -> Result<PathBuf> {
+    let jars = target.join("bench/kafka-4.3.1");
     let pom = root.join("xtask/kafka/pom.xml");
     // Copied in full, by this list.
     let (stamp, list) = (jars.join("complete"), fs::read_to_string(&pom)?);
