@@ -413,6 +413,13 @@ fn ready_now<T>(answer: &mut Pin<Box<dyn Future<Output = T> + Send>>) -> Option<
 /// Writes all pieces. A large answer goes in parts, and others have their turn in between: the kernel's copying is the work
 /// of the thread that serves them all.
 async fn write_all(write: &mut OwnedWriteHalf, out: &mut Vec<Bytes>) -> io::Result<()> {
+    if let [one] = &out[..]
+        && one.len() <= WRITE_BYTES
+    {
+        write.write_all(one).await?;
+        out.clear();
+        return Ok(());
+    }
     let mut from = 0;
     let mut turn = 0;
     while from < out.len() {

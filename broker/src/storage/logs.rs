@@ -108,7 +108,7 @@ pub struct LogManager {
 }
 
 impl LogManager {
-    /// Opens the partitions, and starts the segment writer and the cleaner.
+    /// Opens the partitions, and starts the segment writer, the cleaner and the scrub.
     pub fn start(
         broker_id: BrokerId,
         disk: Arc<Disk>,

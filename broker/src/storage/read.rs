@@ -12,9 +12,9 @@ use chronik_core::log::{
     ReadPlan, ReadRequest, ReadUpTo, TimestampAndOffset, TimestampPlan, WalSpan, find_timestamp, trim_run,
 };
 use chronik_core::record_batch::{BatchError, BatchHeader, Batches, Compression, Crc, RecordIter};
-
 use tokio::runtime::{Builder, Runtime};
 
+use super::pace::step_back;
 use super::partition::{Closed, Partition, State};
 use super::segments::{self, KnownDamage, Place};
 use crate::api::partitions::{FoundOffset, Listeners, Offsets, PartitionReader, ReadBytes, ReadError};
@@ -25,8 +25,6 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 const SEARCH_BYTES: usize = 1 << 20;
 /// Threads that read old records, at most.
 const READERS_MAX: usize = 32;
-/// The niceness (`nice(2)`) of threads that read old records.
-const BEHIND: i32 = 10;
 /// A plan may be overtaken by the segment writer, which moves bytes from the log into a segment.
 const TRIES: usize = 4;
 
@@ -299,12 +297,6 @@ static READERS: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
         .on_thread_start(step_back)
         .build()
 });
-
-/// Gives this thread a lower priority than those that serve and commit: old records must not hold up new ones.
-pub(super) fn step_back() {
-    // Linux keeps it by thread. One that may not goes on as it is.
-    let _ = rustix::process::setpriority_process(None, BEHIND);
-}
 
 /// Runs disk I/O off the runtime's threads.
 async fn blocking<T: Send + 'static>(

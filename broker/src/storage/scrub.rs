@@ -14,9 +14,8 @@ use chronik_core::scrub::{Plan, Policy, Seen, plan};
 
 use super::disk::Disk;
 use super::logs::PartitionMap;
-use super::pace::Pace;
+use super::pace::{Pace, step_back};
 use super::partition::Partition;
-use super::read::step_back;
 use super::segments::{Change, Damaged, Extent, verify_file};
 use crate::metrics::ScrubMetrics;
 
@@ -165,9 +164,10 @@ impl Scrub {
         let damaged = found.damaged;
         let change = {
             let segments = &mut partition.on_disk().segments;
-            let before = segments.damaged() as i64;
+            let was_damaged = segments.is_damaged(base);
             let change = segments.verified(&state, damaged.clone(), self.disk.now_ms());
-            self.metrics.damaged_segments.inc_by(segments.damaged() as i64 - before);
+            let more = i64::from(segments.is_damaged(base)) - i64::from(was_damaged);
+            self.metrics.damaged_segments.inc_by(more);
             change
         };
         match change {

@@ -20,8 +20,8 @@ use self::cases::BRIEF_MS;
 use self::judge::Pair;
 use self::side::{Log, Side};
 use self::workload::{Case, Left};
-use super::endurance::now_ms;
 use crate::cli::{Server, runtime, table};
+use crate::storage::now_ms;
 
 /// Options of the comparison.
 #[derive(Debug, Args)]

@@ -11,8 +11,9 @@ use chronik_client::{
 };
 
 use super::workload::{Batch, Case, answered};
-use crate::bench::endurance::{create, now_ms};
+use crate::bench::endurance::create;
 use crate::cli::Server;
+use crate::storage::now_ms;
 
 const FETCH_BYTES: i32 = 4 << 20;
 /// How long a fetch within a log waits, in milliseconds.

@@ -11,9 +11,10 @@ use chronik_client::{Client, Position, batch_header, batches};
 use serde::Serialize;
 
 use super::consume::is_out_of_range;
-use super::course::{Course, Partition, now_ms};
+use super::course::{Course, Partition};
 use super::produce::PATIENCE;
 use super::topics::{Kind, RETENTION_BYTES};
+use crate::storage::now_ms;
 
 const FETCH_BYTES: i32 = 4 << 20;
 /// Partitions read at a time.

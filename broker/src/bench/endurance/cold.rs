@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::produce::PATIENCE;
 use crate::bench::payload::Mark;
+use crate::storage::now_ms;
 
 /// The topic's name.
 pub const TOPIC: &str = "cold";
@@ -53,7 +54,7 @@ pub async fn fill(bootstrap: &str, bytes: u64, seed: u64) -> Result<()> {
                 for place in 0..RECORDS as u32 {
                     Mark { seed, producer: u32::MAX, partition, request: batch as u32, place }
                         .write(&mut value);
-                    let timestamp = super::course::now_ms();
+                    let timestamp = now_ms();
                     builder.push(NewRecord { timestamp, value: Some(&value), ..NewRecord::default() });
                 }
                 client.produce(TOPIC, partition, Acks::All, builder.build()).await?;

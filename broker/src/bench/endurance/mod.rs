@@ -19,7 +19,6 @@ use chronik_client::{Client, NewTopic};
 use clap::Args;
 use tokio::task::JoinSet;
 
-pub use self::course::now_ms;
 use self::course::{Course, PHASES};
 use self::produce::Sender;
 use self::report::Report;

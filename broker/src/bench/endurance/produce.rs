@@ -8,9 +8,10 @@ use anyhow::Result;
 use bytes::Bytes;
 use chronik_client::{Acks, BatchBuilder, Client, NewRecord, Producer};
 
-use super::course::{Course, Partition, now_ms};
+use super::course::{Course, Partition};
 use super::topics::key_text;
 use crate::bench::payload::next;
+use crate::storage::now_ms;
 
 /// How long one request may take.
 pub const PATIENCE: Duration = Duration::from_secs(30);

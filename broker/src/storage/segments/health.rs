@@ -106,6 +106,10 @@ impl Segments {
         self.segments.get(&base).map_or(&[], |segment| &segment.health.damaged)
     }
 
+    pub fn is_damaged(&self, base: Offset) -> bool {
+        !self.damaged_in(base).is_empty()
+    }
+
     /// How many segments are damaged.
     pub fn damaged(&self) -> usize {
         self.segments.values().filter(|s| !s.health.damaged.is_empty()).count()

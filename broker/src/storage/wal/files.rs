@@ -68,7 +68,7 @@ pub fn is_around_cache(file: &File) -> bool {
 
 /// Opens a WAL file for reading, around the page cache where the file system can.
 pub fn open_for_reading(dir: &Path, slot: u32) -> io::Result<File> {
-    open_with(&path_of(dir, slot), 0, false)
+    open_around_cache(&path_of(dir, slot))
 }
 
 /// Creates a zeroed file: its blocks exist and are initialised, so that a later write changes no metadata and
