@@ -33,6 +33,7 @@ pub fn run(config: Config) -> Result<()> {
         .worker_threads(workers)
         .max_blocking_threads(64)
         .thread_name("chronik")
+        .on_thread_start(crate::storage::priority::run_soon)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

@@ -21,8 +21,9 @@ use chronik_core::store::checkpoint::SegmentState;
 
 use super::disk::Disk;
 use super::logs::PartitionMap;
-use super::pace::{Pace, step_back};
+use super::pace::Pace;
 use super::partition::Partition;
+use super::priority::step_back;
 use super::segments::{Limits, files_of, index, records_of, walk};
 use super::wal::files::sync_dir;
 use crate::metrics::CleanerMetrics;

@@ -11,6 +11,7 @@ pub mod logs;
 mod model_test;
 mod pace;
 pub mod partition;
+pub mod priority;
 pub mod profiles;
 pub mod read;
 mod scrub;

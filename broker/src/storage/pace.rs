@@ -6,15 +6,6 @@ use std::time::{Duration, Instant};
 /// The pace is looked at after so many bytes.
 const PACE_BYTES: u64 = 256 << 10;
 
-/// The niceness (`nice(2)`) of threads that have time.
-const BEHIND: i32 = 10;
-
-/// Gives this thread a lower priority than those that serve and commit: old records must not hold up new ones.
-pub fn step_back() {
-    // Linux keeps it by thread. One that may not goes on as it is.
-    let _ = rustix::process::setpriority_process(None, BEHIND);
-}
-
 /// Ends a thread, whatever it waits for.
 #[derive(Default)]
 pub struct Ending {

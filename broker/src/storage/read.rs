@@ -14,8 +14,8 @@ use chronik_core::log::{
 use chronik_core::record_batch::{BatchError, BatchHeader, Batches, Compression, Crc, RecordIter};
 use tokio::runtime::{Builder, Runtime};
 
-use super::pace::step_back;
 use super::partition::{Closed, Partition, State};
+use super::priority::step_back;
 use super::segments::{self, KnownDamage, Place};
 use crate::api::partitions::{FoundOffset, Listeners, Offsets, PartitionReader, ReadBytes, ReadError};
 

@@ -14,8 +14,9 @@ use chronik_core::scrub::{Plan, Policy, Seen, plan};
 
 use super::disk::Disk;
 use super::logs::PartitionMap;
-use super::pace::{Pace, step_back};
+use super::pace::Pace;
 use super::partition::Partition;
+use super::priority::step_back;
 use super::segments::{Change, Damaged, Extent, verify_file};
 use crate::metrics::ScrubMetrics;
 

@@ -19,6 +19,7 @@ use super::engine::{GroupFile, block_on};
 use super::inbox::{Control, Inbox};
 use super::timer::Timer;
 use super::{DurableRun, Entry, GroupFacts, Shared, WalClient, WalError, WalObserver, WalOptions, at, files};
+use crate::storage::priority::run_soon;
 
 type Commit = GroupCommit<Arc<dyn WalClient>, AlignedBuf>;
 
@@ -38,6 +39,7 @@ pub fn start(
         other => format!("wal-{other}"),
     };
     let run = move || {
+        run_soon();
         let engine = options.engine;
         let failing = observer.clone();
         let body = async move { Committer::new(options, file, active, shared, inbox, observer)?.run().await };

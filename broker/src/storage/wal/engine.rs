@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::FlushMode;
 use super::buffer::AlignedBuf;
+use crate::storage::priority::run_soon;
 
 /// What the configuration asks for (`chronik.wal.engine`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +82,7 @@ pub fn block_on<T>(engine: Engine, future: impl Future<Output = T>) -> io::Resul
                 .enable_all()
                 .max_blocking_threads(32)
                 .thread_name("wal-pwrite-io")
+                .on_thread_start(run_soon)
                 .build()?;
             Ok(tokio::task::LocalSet::new().block_on(&runtime, future))
         }
