@@ -22,6 +22,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
+use chronik_core::group::Shard;
 use chronik_core::ids::BrokerId;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -170,7 +171,7 @@ async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     if let Some(broker) = admin.broker.get() {
         admin.metrics.observe(&broker.metadata.image());
-        broker.groups.observe();
+        broker.metrics.groups.set(&broker.groups.look(Shard::counts));
     }
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     match admin.metrics.encode() {

@@ -10,7 +10,7 @@ use chronik_core::metadata::{MetadataImage, MetadataRecord};
 use super::fetch::FetchSessions;
 use super::partitions::Logs;
 use crate::config::Config;
-use crate::group::Coordinator;
+use crate::group;
 use crate::metrics::Metrics;
 use crate::quorum::MetadataStore;
 
@@ -35,7 +35,7 @@ pub struct Broker {
     pub logs: Arc<dyn Logs>,
     pub metrics: Arc<Metrics>,
     pub fetch_sessions: FetchSessions,
-    pub groups: Arc<Coordinator>,
+    pub groups: Arc<group::Coordinator>,
 }
 
 impl Broker {
@@ -48,8 +48,7 @@ impl Broker {
         metrics: Arc<Metrics>,
     ) -> Broker {
         let fetch_sessions = FetchSessions::new(config.fetch_sessions_max, &metrics);
-        let groups =
-            Coordinator::start(config.broker_id, metadata.clone(), logs.clone(), metrics.groups.clone());
+        let groups = group::start(config.broker_id, metadata.clone(), logs.clone(), &metrics.groups);
         Broker { config, identity, metadata, logs, metrics, fetch_sessions, groups }
     }
 

@@ -7,7 +7,7 @@ use kafka_protocol::messages::{ApiKey, BrokerId, FindCoordinatorRequest, FindCoo
 use kafka_protocol::protocol::StrBytes;
 
 use super::{Api, Broker, Reply, Request, text};
-use crate::group::partition_in;
+use crate::coordinator::partition_in;
 
 pub const API: Api = Api { key: ApiKey::FindCoordinator, min: 0, max: 6, serve: super::Serve::Call(serve) };
 

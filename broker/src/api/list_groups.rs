@@ -5,7 +5,7 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{ApiKey, ListGroupsRequest, ListGroupsResponse};
 
 use super::{Api, Reply, Request};
-use crate::group;
+use crate::coordinator;
 
 pub const API: Api = Api { key: ApiKey::ListGroups, min: 0, max: 5, serve: super::Serve::Call(serve) };
 
@@ -22,7 +22,7 @@ fn serve(mut request: Request) -> Reply {
     request.later(async move {
         let mut groups = Vec::new();
         for told in told {
-            let answered = group::answer(told, |answer| match answer {
+            let answered = coordinator::answer(told, |answer| match answer {
                 Answer::ListGroups(groups) => Some(groups),
                 _ => None,
             });

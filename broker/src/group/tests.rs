@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use chronik_core::group::{Answer, Call, Caller};
 use chronik_core::record_batch::BatchBuilder;
+use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::{GroupId, JoinGroupRequest, OffsetCommitRequest, SyncGroupRequest};
+use kafka_protocol::protocol::StrBytes;
 
 use super::*;
 use crate::api::testing::{FakePartition, Fixture};
@@ -36,7 +38,9 @@ fn log(fixture: &Fixture) -> Arc<FakePartition> {
 fn commit(group: &str, offset: i64) -> Call {
     let partition =
         OffsetCommitRequestPartition::default().with_committed_offset(offset).with_committed_metadata(None);
-    let topic = OffsetCommitRequestTopic::default().with_name(name_of("t")).with_partitions(vec![partition]);
+    let topic = OffsetCommitRequestTopic::default()
+        .with_name(TopicName(StrBytes::from_static_str("t")))
+        .with_partitions(vec![partition]);
     let request = OffsetCommitRequest::default()
         .with_group_id(GroupId(StrBytes::from_string(group.to_string())))
         .with_generation_id_or_member_epoch(-1)
@@ -69,14 +73,6 @@ async fn committed(coordinator: &Coordinator, group: &str) -> Option<i64> {
         Answer::OffsetFetch(group) => Some(group.topics.first()?.partitions.first()?.committed_offset),
         other => panic!("{other:?}"),
     }
-}
-
-#[test]
-fn groups_go_to_the_partitions_of_javas_hash() {
-    for (id, partition) in [("", 0), ("group", 47), ("Straße-ä", 11), ("\u{1f600}", 49)] {
-        assert_eq!(partition_of(id, 50), Some(partition), "{id}");
-    }
-    assert_eq!(partition_of("group", 0), None);
 }
 
 #[test]
