@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use chronik_core::ids::{LeaderEpoch, Offset, TopicIdPartition};
+use chronik_core::log::EndMarker;
 use thiserror::Error;
 use tokio::sync::{Notify, oneshot};
 
@@ -29,6 +30,14 @@ pub trait Journal: Send + Sync {
     /// # Errors
     /// When the partition takes no records now. Nothing was appended.
     fn append(&self, batch: Bytes, now_ms: i64) -> Result<oneshot::Receiver<()>, Refused>;
+
+    /// Ends a producer's transaction here: a control batch, with the place and the answer of any other append.
+    ///
+    /// # Errors
+    /// As [`Journal::append`], and for an older coordinator or producer than the last that is known here.
+    fn append_marker(&self, marker: EndMarker, now_ms: i64) -> Result<oneshot::Receiver<()>, Refused> {
+        self.append(marker.batch(now_ms).into(), now_ms)
+    }
 
     /// The largest batch it takes.
     fn batch_bytes_max(&self) -> usize;

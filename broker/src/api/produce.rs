@@ -12,7 +12,9 @@ use chronik_client::compression;
 use chronik_core::ids::{TopicId, TopicIdPartition};
 use chronik_core::metadata::TopicImage;
 use chronik_core::metadata::config::TimestampType;
-use chronik_core::record_batch::{BatchLimits, BatchSummary, HEADER_LEN, check_opened, check_produced};
+use chronik_core::record_batch::{
+    BatchLimits, BatchSummary, HEADER_LEN, Origin, check_opened, check_produced,
+};
 use chronik_core::record_batch::{Compression, TimestampType as BatchTimestampType};
 use chronik_core::wal::profile::AckMode;
 use kafka_protocol::messages::ApiKey;
@@ -255,6 +257,7 @@ fn check(
             },
             now_ms,
             needs_keys: config.cleanup.compact,
+            origin: Origin::Client,
         },
     )
     .map_err(|e| (e.kafka_code(), e.to_string()))?;

@@ -9,11 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
-use chronik_core::ids::{LeaderEpoch, Offset, TopicIdPartition, WalPosition};
+use chronik_core::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicIdPartition, WalPosition};
 use chronik_core::log::retention::{Stretch, stretches};
-use chronik_core::log::{AppendError, Appended, LogError, PartitionLog, ProducerStateMap, Run, WalSpan};
+use chronik_core::log::{
+    AppendError, Appended, EndMarker, LogError, PartitionLog, ProducerStateMap, Run, WalSpan,
+};
 use chronik_core::metadata::TopicConfig;
-use chronik_core::record_batch::{BatchLimits, BatchSummary, Stamp, TimestampType, check_produced};
+use chronik_core::record_batch::{
+    BatchLimits, BatchSummary, Origin, Stamp, TimestampType, Verified, check_produced,
+};
 use chronik_core::wal::format::EntryKind;
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -291,6 +295,7 @@ impl Partition {
             timestamp_type: TimestampType::CreateTime,
             now_ms,
             needs_keys: true,
+            origin: Origin::Coordinator,
         };
         let batch = check_produced(&body, &limits).map_err(|e| Refused::Storage(e.to_string()))?;
         if body.len() as u64 > self.entry_bytes_max() {
@@ -307,6 +312,24 @@ impl Partition {
             Acknowledge::When(told) => Ok(told),
             Acknowledge::Now => Err(Refused::Storage("an append that is durable at once".to_string())),
         }
+    }
+
+    /// Ends a producer's transaction here, as its coordinator says.
+    ///
+    /// # Errors
+    /// As [`Partition::append_own`]; for an older coordinator or an older producer, too.
+    pub fn append_marker(
+        self: &Arc<Self>,
+        marker: EndMarker,
+        now_ms: i64,
+    ) -> Result<oneshot::Receiver<()>, Refused> {
+        self.append_own(marker.batch(now_ms).into(), now_ms)
+    }
+
+    /// What a transactional batch of this producer needs before it is appended; `None` where its transaction is ongoing
+    /// here.
+    pub fn verification(&self, id: ProducerId, epoch: ProducerEpoch) -> Option<Verified> {
+        self.state().log.verification(id, epoch)
     }
 
     fn append_above(

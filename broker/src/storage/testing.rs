@@ -15,7 +15,7 @@ use chronik_core::controller::{
 };
 use chronik_core::ids::{BrokerId, DiskUuid, LeaderEpoch, TopicId, TopicIdPartition, Uuid, WalPosition};
 use chronik_core::metadata::{LocalConfig, MetadataDelta, MetadataImage, MetadataRecord, TopicConfig};
-use chronik_core::record_batch::{BatchLimits, BatchSummary, TimestampType, check_produced};
+use chronik_core::record_batch::{BatchLimits, BatchSummary, Origin, TimestampType, check_produced};
 use chronik_core::wal::format::{BLOCK, EntryKind, FILE_HEADER_LEN, FileHeader};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -193,6 +193,7 @@ impl Bed {
             timestamp_type: TimestampType::CreateTime,
             now_ms: self.now_ms(),
             needs_keys: false,
+            origin: Origin::Client,
         };
         let batch = check_produced(bytes, &limits).unwrap();
         let profile = partition.settings().profile.index;

@@ -16,6 +16,7 @@ pub mod read;
 pub mod retention;
 pub mod tail;
 
+pub use crate::record_batch::EndMarker;
 pub use codec::SnapshotError;
 pub use copying::{Copied, Copying};
 pub use leader_epochs::{EpochStart, LeaderEpochs};

