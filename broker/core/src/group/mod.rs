@@ -17,7 +17,6 @@ mod turn;
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
@@ -29,9 +28,9 @@ use kafka_protocol::messages::{
     SyncGroupRequest, SyncGroupResponse, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
-use thiserror::Error;
 use uuid::Uuid;
 
+pub use crate::coordinator::{Record as GroupRecord, RecordError, Ticket};
 use classic::{ClassicGroup, State};
 use offsets::Offsets;
 use record::{GroupValue, Key, OffsetValue};
@@ -74,10 +73,6 @@ impl Default for GroupConfig {
         }
     }
 }
-
-/// The shell's name of a request that waits for its answer. Never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
 
 /// Who sends a JoinGroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,13 +119,6 @@ pub enum Answer {
     TopicsDeleted,
 }
 
-/// One record for `__consumer_offsets`, in Kafka's own format. Without a value it is a tombstone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GroupRecord {
-    pub key: Bytes,
-    pub value: Option<Bytes>,
-}
-
 /// What a call or a tick leads to. The records of a call are one batch. Those of a tick, and tombstones, concern many groups
 /// or offsets, and may be more than [`GroupConfig::max_batch_bytes`]: they may as well be several batches, in this order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -149,15 +137,6 @@ pub struct Counts {
     /// Kafka has this state; here a dead group is gone.
     pub dead: usize,
     pub offsets: usize,
-}
-
-/// Why a record of `__consumer_offsets` was not understood.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum RecordError {
-    #[error("the record is cut short, or its lengths are not possible")]
-    Malformed,
-    #[error("version {version} of {what} is not known")]
-    Version { what: &'static str, version: i16 },
 }
 
 /// Classic groups, by id.
