@@ -15,6 +15,7 @@ mod describe_cluster;
 mod describe_configs;
 mod describe_groups;
 mod describe_log_dirs;
+mod describe_producers;
 pub mod fetch;
 mod find_coordinator;
 #[cfg(test)]
@@ -37,6 +38,7 @@ mod request;
 mod sync_group;
 #[cfg(test)]
 pub(crate) mod testing;
+mod write_txn_markers;
 
 use std::pin::Pin;
 
@@ -94,6 +96,8 @@ pub static TABLE: &[Api] = &[
     list_groups::API,
     delete_groups::API,
     offset_delete::API,
+    write_txn_markers::API,
+    describe_producers::API,
 ];
 
 /// The row of an API key.
@@ -136,6 +140,8 @@ pub fn name(key: ApiKey) -> &'static str {
         ApiKey::ListGroups => "ListGroups",
         ApiKey::DeleteGroups => "DeleteGroups",
         ApiKey::OffsetDelete => "OffsetDelete",
+        ApiKey::WriteTxnMarkers => "WriteTxnMarkers",
+        ApiKey::DescribeProducers => "DescribeProducers",
         _ => "Other",
     }
 }

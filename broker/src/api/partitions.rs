@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use chronik_core::ids::{LeaderEpoch, Offset, TopicIdPartition};
-use chronik_core::log::EndMarker;
+use chronik_core::log::{AbortedTransaction, ActiveProducer, EndMarker};
 use thiserror::Error;
 use tokio::sync::{Notify, oneshot};
 
@@ -70,6 +70,8 @@ pub struct Offsets {
 pub struct ReadBytes {
     /// To be sent one after the other.
     pub pieces: Vec<Bytes>,
+    /// Of a reader of decided records: whose records it leaves out.
+    pub aborted: Vec<AbortedTransaction>,
 }
 
 impl ReadBytes {
@@ -122,6 +124,16 @@ pub trait PartitionReader: Send + Sync {
         min_one: bool,
     ) -> BoxFuture<'_, Result<ReadBytes, ReadError>>;
 
+    /// The same for a reader of decided records (`isolation.level=read_committed`): `to` is not beyond the last stable
+    /// offset, and what was aborted is told.
+    fn read_committed(
+        &self,
+        from: Offset,
+        to: Offset,
+        max_bytes: usize,
+        min_one: bool,
+    ) -> BoxFuture<'_, Result<ReadBytes, ReadError>>;
+
     /// The first record below `to` whose timestamp is at least `timestamp`.
     fn offset_for_timestamp(
         &self,
@@ -137,6 +149,9 @@ pub trait PartitionReader: Send + Sync {
 
     /// The largest known epoch that is not above `epoch`, and where it ends (KIP-101); `None` when all are.
     fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)>;
+
+    /// The producers that are known here.
+    fn producers(&self) -> Vec<ActiveProducer>;
 
     /// Who is to be woken when the high watermark moves.
     fn listeners(&self) -> &Listeners;

@@ -9,6 +9,7 @@ use chronik_core::controller::{NewTopic, Registration, create_topics, fence_brok
 use chronik_core::ids::{
     BrokerEpoch, BrokerId, DiskUuid, LeaderEpoch, Offset, TopicId, TopicIdPartition, Uuid,
 };
+use chronik_core::log::{AbortedTransaction, ActiveProducer};
 use chronik_core::metadata::{Listener, SecurityProtocol};
 use chronik_core::record_batch::{BatchHeader, patch_base};
 use kafka_protocol::messages::ApiKey;
@@ -270,6 +271,10 @@ struct FakeState {
     high_watermark: Offset,
     epoch: LeaderEpoch,
     committed_bytes: u64,
+    /// The last stable offset, where it is not the high watermark.
+    last_stable: Option<Offset>,
+    aborted: Vec<AbortedTransaction>,
+    producers: Vec<ActiveProducer>,
     broken: bool,
     /// Whether the broker's own appends wait for [`FakePartition::flush`].
     held: bool,
@@ -286,6 +291,9 @@ impl Default for FakeState {
             high_watermark: 0,
             epoch: LeaderEpoch(0),
             committed_bytes: 0,
+            last_stable: None,
+            aborted: Vec::new(),
+            producers: Vec::new(),
             broken: false,
             held: false,
             waiting: Vec::new(),
@@ -325,6 +333,20 @@ impl FakePartition {
         state.high_watermark = to;
         drop(state);
         self.1.wake();
+    }
+
+    /// A transaction is open from this offset on; or none is any more, and whoever waits is woken.
+    pub fn set_undecided(&self, from: Option<Offset>) {
+        self.0.lock().unwrap().last_stable = from;
+        self.1.wake();
+    }
+
+    pub fn set_aborted(&self, aborted: Vec<AbortedTransaction>) {
+        self.0.lock().unwrap().aborted = aborted;
+    }
+
+    pub fn set_producers(&self, producers: Vec<ActiveProducer>) {
+        self.0.lock().unwrap().producers = producers;
     }
 
     pub fn set_log_start(&self, to: Offset) {
@@ -383,7 +405,7 @@ impl PartitionReader for FakePartition {
         let state = self.0.lock().unwrap();
         Offsets {
             log_start: state.log_start,
-            last_stable: state.high_watermark,
+            last_stable: state.last_stable.unwrap_or(state.high_watermark),
             high_watermark: state.high_watermark,
             log_end: state.end(),
             leader_epoch: state.epoch,
@@ -410,6 +432,20 @@ impl PartitionReader for FakePartition {
                 }
                 read.pieces.push(batch.bytes.clone());
             }
+            Ok(read)
+        })
+    }
+
+    fn read_committed(
+        &self,
+        from: Offset,
+        to: Offset,
+        max_bytes: usize,
+        min_one: bool,
+    ) -> BoxFuture<'_, Result<ReadBytes, ReadError>> {
+        Box::pin(async move {
+            let mut read = self.read(from, to, max_bytes, min_one).await?;
+            read.aborted = self.0.lock().unwrap().aborted.clone();
             Ok(read)
         })
     }
@@ -448,6 +484,10 @@ impl PartitionReader for FakePartition {
             return Some((state.epoch, state.end()));
         }
         state.batches.iter().rfind(|b| b.epoch <= epoch).map(|b| (b.epoch, b.end))
+    }
+
+    fn producers(&self) -> Vec<ActiveProducer> {
+        self.0.lock().unwrap().producers.clone()
     }
 
     fn listeners(&self) -> &Listeners {

@@ -328,8 +328,8 @@ impl Partition {
 
     /// What a transactional batch of this producer needs before it is appended; `None` where its transaction is ongoing
     /// here.
-    pub fn verification(&self, id: ProducerId, epoch: ProducerEpoch) -> Option<Verified> {
-        self.state().log.verification(id, epoch)
+    pub fn verification(&self, id: ProducerId, epoch: ProducerEpoch, from_zero: bool) -> Option<Verified> {
+        self.state().log.verification(id, epoch, from_zero)
     }
 
     fn append_above(
@@ -513,14 +513,14 @@ impl Partition {
         let end = state.log.segment_end();
         let producers = match on_disk.producers.end_offset() {
             known if known >= end => on_disk.producers.clone(),
-            _ => state.log.producers().clone().truncated(end),
+            _ => state.log.producers_at(end),
         };
         (producers, end)
     }
 
     /// The producers' state at `offset` as the log knows it, which has seen also what was deleted since.
     pub(super) fn producers_at(&self, offset: Offset) -> ProducerStateMap {
-        self.state().log.producers().clone().truncated(offset)
+        self.state().log.producers_at(offset)
     }
 
     /// Everything below `end` is in synced segments.

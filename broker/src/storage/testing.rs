@@ -15,7 +15,9 @@ use chronik_core::controller::{
 };
 use chronik_core::ids::{BrokerId, DiskUuid, LeaderEpoch, TopicId, TopicIdPartition, Uuid, WalPosition};
 use chronik_core::metadata::{LocalConfig, MetadataDelta, MetadataImage, MetadataRecord, TopicConfig};
-use chronik_core::record_batch::{BatchLimits, BatchSummary, Origin, TimestampType, check_produced};
+use chronik_core::record_batch::{
+    BatchHeader, BatchLimits, BatchSummary, Origin, TimestampType, check_produced,
+};
 use chronik_core::wal::format::{BLOCK, EntryKind, FILE_HEADER_LEN, FileHeader};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -180,7 +182,7 @@ impl Bed {
         partition.set_settings(Settings { topic: Arc::new(topic), profile: now.profile.clone() });
     }
 
-    /// Sends a batch to a partition, as a producer sends it.
+    /// Sends a batch to a partition, as a producer sends it, whose coordinator knows of its transaction.
     pub fn append(
         &self,
         partition: &Arc<Partition>,
@@ -195,7 +197,13 @@ impl Bed {
             needs_keys: false,
             origin: Origin::Client,
         };
-        let batch = check_produced(bytes, &limits).unwrap();
+        let mut batch = check_produced(bytes, &limits).unwrap();
+        let BatchHeader { producer_id, producer_epoch, .. } = batch.header;
+        if batch.header.is_transactional()
+            && let Some(needed) = partition.verification(producer_id, producer_epoch, false)
+        {
+            batch.verified = needed;
+        }
         let profile = partition.settings().profile.index;
         partition
             .append(&batch, bytes.clone(), profile, true, limits.now_ms)
