@@ -38,6 +38,8 @@ mod request;
 mod sync_group;
 #[cfg(test)]
 pub(crate) mod testing;
+mod txn_offset_commit;
+pub mod voucher;
 mod write_txn_markers;
 
 use std::pin::Pin;
@@ -96,6 +98,7 @@ pub static TABLE: &[Api] = &[
     list_groups::API,
     delete_groups::API,
     offset_delete::API,
+    txn_offset_commit::API,
     write_txn_markers::API,
     describe_producers::API,
 ];
@@ -140,6 +143,7 @@ pub fn name(key: ApiKey) -> &'static str {
         ApiKey::ListGroups => "ListGroups",
         ApiKey::DeleteGroups => "DeleteGroups",
         ApiKey::OffsetDelete => "OffsetDelete",
+        ApiKey::TxnOffsetCommit => "TxnOffsetCommit",
         ApiKey::WriteTxnMarkers => "WriteTxnMarkers",
         ApiKey::DescribeProducers => "DescribeProducers",
         _ => "Other",

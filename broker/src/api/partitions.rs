@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use chronik_core::ids::{LeaderEpoch, Offset, TopicIdPartition};
+use chronik_core::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicIdPartition};
 use chronik_core::log::{AbortedTransaction, ActiveProducer, EndMarker};
+use chronik_core::record_batch::Verified;
 use thiserror::Error;
 use tokio::sync::{Notify, oneshot};
 
@@ -39,6 +40,16 @@ pub trait Journal: Send + Sync {
         self.append(marker.batch(now_ms).into(), now_ms)
     }
 
+    /// What a producer's records need before they are appended: its coordinator's word that this partition is in its
+    /// transaction, given after this moment. `None` where its transaction is ongoing here.
+    fn verification(&self, id: ProducerId, epoch: ProducerEpoch) -> Option<Verified>;
+
+    /// Whether the log would take such a batch now: of this producer, or with this marker.
+    ///
+    /// # Errors
+    /// As [`Journal::append`].
+    fn would_take(&self, batch: &Bytes, verified: Verified) -> Result<(), Refused>;
+
     /// The largest batch it takes.
     fn batch_bytes_max(&self) -> usize;
 }
@@ -46,6 +57,14 @@ pub trait Journal: Send + Sync {
 impl Journal for Arc<Partition> {
     fn append(&self, batch: Bytes, now_ms: i64) -> Result<oneshot::Receiver<()>, Refused> {
         self.append_own(batch, now_ms)
+    }
+
+    fn verification(&self, id: ProducerId, epoch: ProducerEpoch) -> Option<Verified> {
+        Partition::verification(self, id, epoch, false)
+    }
+
+    fn would_take(&self, batch: &Bytes, verified: Verified) -> Result<(), Refused> {
+        Partition::would_take(self, batch, verified)
     }
 
     fn batch_bytes_max(&self) -> usize {

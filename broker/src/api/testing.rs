@@ -7,11 +7,12 @@ use std::time::Instant;
 use bytes::{BufMut, Bytes, BytesMut};
 use chronik_core::controller::{NewTopic, Registration, create_topics, fence_broker, register_broker};
 use chronik_core::ids::{
-    BrokerEpoch, BrokerId, DiskUuid, LeaderEpoch, Offset, TopicId, TopicIdPartition, Uuid,
+    BrokerEpoch, BrokerId, DiskUuid, LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId,
+    TopicIdPartition, Uuid,
 };
-use chronik_core::log::{AbortedTransaction, ActiveProducer};
+use chronik_core::log::{AbortedTransaction, ActiveProducer, AppendError, ProducerStateMap};
 use chronik_core::metadata::{Listener, SecurityProtocol};
-use chronik_core::record_batch::{BatchHeader, patch_base};
+use chronik_core::record_batch::{BatchHeader, EndMarker, Verified, patch_base};
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::{Decodable, HeaderVersion};
 use tokio::sync::oneshot;
@@ -19,6 +20,7 @@ use tokio::sync::oneshot;
 use super::partitions::{
     FoundOffset, Journal, Listeners, Logs, Offsets, PartitionReader, ReadBytes, ReadError,
 };
+use super::voucher::{NoTransactions, Voucher};
 use super::{Broker, ConnectionInfo, Frame, Identity, Reply, Request, RequestHead, RequestPermit, dispatch};
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -39,6 +41,11 @@ impl Fixture {
 
     /// With these keys of the static configuration.
     pub async fn with(settings: &[(&str, &str)]) -> Fixture {
+        Fixture::with_voucher(settings, Arc::new(NoTransactions)).await
+    }
+
+    /// And with whoever knows which transactions are ongoing.
+    pub async fn with_voucher(settings: &[(&str, &str)], voucher: Arc<dyn Voucher>) -> Fixture {
         let config = Config::of(settings).unwrap();
         let metadata = MetadataStore::in_memory(Arc::new(config.local()), "test-cluster").await.unwrap();
         let logs = Arc::new(FakeLogs::default());
@@ -61,7 +68,8 @@ impl Fixture {
             flush_mode: String::new(),
             started_at: std::time::UNIX_EPOCH + std::time::Duration::from_secs(951_782_400),
         };
-        let broker = Arc::new(Broker::new(config, identity, metadata, logs.clone(), metrics));
+        let broker = Broker::new(config, identity, metadata, logs.clone(), metrics);
+        let broker = Arc::new(Broker { voucher, ..broker });
         let conn = Arc::new(ConnectionInfo::new("127.0.0.1:5000".parse().unwrap(), "PLAINTEXT".into()));
         let fixture = Fixture { broker, conn, logs };
         fixture.register_broker(1, false).await;
@@ -73,6 +81,7 @@ impl Fixture {
         let Broker { config, identity, metadata, metrics, .. } = &*self.broker;
         let (config, identity) = (config.clone(), identity.clone());
         let broker = Broker::new(config, identity, metadata.clone(), self.logs.clone(), metrics.clone());
+        let broker = Broker { voucher: self.broker.voucher.clone(), ..broker };
         Fixture { broker: Arc::new(broker), conn: self.conn.clone(), logs: self.logs.clone() }
     }
 
@@ -241,9 +250,13 @@ impl Journal for Arc<FakePartition> {
         }
         let (base, epoch) = (state.end(), state.epoch);
         let header = BatchHeader::parse(&batch).unwrap();
+        let marker = EndMarker::of(&header, &batch);
+        let checked = state.own_producers.check(&header, marker.as_ref(), Verified::Own);
+        checked.map_err(AppendError::Producer)?;
         let mut bytes = BytesMut::from(&batch[..]);
         patch_base(&mut bytes, base, epoch).unwrap();
         let end = base + i64::from(header.record_count);
+        state.own_producers.apply(&BatchHeader::parse(&bytes).unwrap(), marker.as_ref(), 0);
         let first_time = header.base_timestamp;
         state.batches.push(FakeBatch { base, end, first_time, epoch, bytes: bytes.freeze() });
         if state.held {
@@ -254,6 +267,20 @@ impl Journal for Arc<FakePartition> {
             tell.send(()).unwrap();
         }
         Ok(told)
+    }
+
+    fn verification(&self, id: ProducerId, epoch: ProducerEpoch) -> Option<Verified> {
+        let state = self.0.lock().unwrap();
+        let since =
+            Verified::Since { marker_offset: state.own_producers.marker_offset(id), from_zero: false };
+        (!state.own_producers.has_ongoing(id, epoch)).then_some(since)
+    }
+
+    fn would_take(&self, batch: &Bytes, verified: Verified) -> Result<(), Refused> {
+        let header = BatchHeader::parse(batch).unwrap();
+        let marker = EndMarker::of(&header, batch);
+        let checked = self.0.lock().unwrap().own_producers.check(&header, marker.as_ref(), verified);
+        checked.map(drop).map_err(|e| AppendError::Producer(e).into())
     }
 
     fn batch_bytes_max(&self) -> usize {
@@ -281,6 +308,8 @@ struct FakeState {
     waiting: Vec<(Offset, oneshot::Sender<()>)>,
     /// Whether they fail.
     refusing: bool,
+    /// Of the broker's own appends.
+    own_producers: ProducerStateMap,
 }
 
 impl Default for FakeState {
@@ -298,6 +327,7 @@ impl Default for FakeState {
             held: false,
             waiting: Vec::new(),
             refusing: false,
+            own_producers: ProducerStateMap::new(0, 1_000),
         }
     }
 }
@@ -321,6 +351,11 @@ impl FakePartition {
         bytes.put_bytes(b'r', count as usize * 100 - 8);
         let (end, epoch) = (base + count, state.epoch);
         state.batches.push(FakeBatch { base, end, first_time, epoch, bytes: bytes.freeze() });
+    }
+
+    /// Where the next batch begins.
+    pub fn end(&self) -> Offset {
+        self.0.lock().unwrap().end()
     }
 
     /// Moves the high watermark, and wakes whoever waits.

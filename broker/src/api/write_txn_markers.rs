@@ -1,23 +1,25 @@
 //! WriteTxnMarkers (27): a transaction's coordinator has it ended in partitions that this broker leads.
 
+use std::pin::Pin;
+
 use chronik_core::ids::{ProducerEpoch, ProducerId, TopicIdPartition};
 use chronik_core::log::EndMarker;
 use chronik_core::metadata::MetadataImage;
+use chronik_core::metadata::image::OFFSETS_TOPIC;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::write_txn_markers_request::WritableTxnMarker;
 use kafka_protocol::messages::write_txn_markers_response::{
     WritableTxnMarkerPartitionResult, WritableTxnMarkerResult, WritableTxnMarkerTopicResult,
 };
 use kafka_protocol::messages::{ApiKey, TopicName, WriteTxnMarkersRequest, WriteTxnMarkersResponse};
-use tokio::sync::oneshot;
 
 use super::{Api, Broker, Reply, Request, led_partition};
 use crate::storage::now_ms;
 
 pub const API: Api = Api { key: ApiKey::WriteTxnMarkers, min: 1, max: 1, serve: super::Serve::Call(serve) };
 
-/// A marker on its way to the disk, or why there is none.
-type Appended = Result<oneshot::Receiver<()>, i16>;
+/// A marker on its way to the disk, and Kafka's error code then.
+type Appended = Pin<Box<dyn Future<Output = i16> + Send>>;
 
 /// A marker's topics, and what has become of it in each of their partitions.
 type Written = (ProducerId, Vec<(TopicName, Vec<(i32, Appended)>)>);
@@ -59,7 +61,10 @@ fn write(broker: &Broker, image: &MetadataImage, asked: WritableTxnMarker, now_m
         commit: asked.transaction_result,
     };
     let topics = asked.topics.into_iter().map(|topic| {
-        let appended = |partition| append(broker, image, &topic.name, partition, marker, now_ms);
+        let appended = |partition| {
+            let appended = append(broker, image, &topic.name, partition, marker, now_ms);
+            appended.unwrap_or_else(|code| Box::pin(std::future::ready(code)))
+        };
         let partitions = topic.partition_indexes.iter().map(|partition| (*partition, appended(*partition)));
         let partitions = partitions.collect();
         (topic.name, partitions)
@@ -74,20 +79,23 @@ fn append(
     partition: i32,
     marker: EndMarker,
     now_ms: i64,
-) -> Appended {
+) -> Result<Appended, i16> {
     let topic = image.topic(topic).ok_or(ResponseError::UnknownTopicOrPartition.code())?;
     led_partition(broker, topic, partition).map_err(|e| e.code())?;
+    if topic.name == OFFSETS_TOPIC {
+        // What the producer has committed for groups is decided in the same moment.
+        let written = broker.groups.write_marker(partition, marker);
+        return Ok(Box::pin(async move { written.await.map_or_else(|e| e.code(), |()| 0) }));
+    }
     let id = TopicIdPartition { topic_id: topic.id, partition };
     // The metadata names this broker before its log is there.
     let journal = broker.logs.journal(id).ok_or(ResponseError::NotLeaderOrFollower.code())?;
-    journal.append_marker(marker, now_ms).map_err(|refused| refused.kafka_code())
+    let durable = journal.append_marker(marker, now_ms).map_err(|refused| refused.kafka_code())?;
+    Ok(Box::pin(async move { durable.await.map_or(ResponseError::KafkaStorageError.code(), |()| 0) }))
 }
 
 async fn outcome(broker: &Broker, partition: i32, appended: Appended) -> WritableTxnMarkerPartitionResult {
-    let code = match appended {
-        Ok(durable) => durable.await.map_or(ResponseError::KafkaStorageError.code(), |()| 0),
-        Err(code) => code,
-    };
+    let code = appended.await;
     broker.metrics.error(API.key as i16, code);
     WritableTxnMarkerPartitionResult::default().with_partition_index(partition).with_error_code(code)
 }

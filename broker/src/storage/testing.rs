@@ -31,6 +31,7 @@ use super::partition::{Accepted, Partition, Refused, Settings};
 use super::profiles::ProfileTable;
 use super::wal::{DurableRun, Engine, Entry, FlushMode, WalClient, WalOptions};
 use super::writer::{self, SegmentWriter};
+use crate::api::partitions::{Logs, PartitionReader};
 use crate::metrics::Metrics;
 
 const BROKER: BrokerId = BrokerId(1);
@@ -173,6 +174,11 @@ impl Bed {
         self.life.as_ref().unwrap().logs.get(id)
     }
 
+    /// The same, for reading.
+    pub fn reader(&self, id: TopicIdPartition) -> Arc<dyn PartitionReader> {
+        self.life.as_ref().unwrap().logs.partition(id).unwrap()
+    }
+
     /// Segments smaller than Kafka's settings allow, among others.
     pub fn configure(&self, id: TopicIdPartition, change: impl FnOnce(&mut TopicConfig)) {
         let partition = self.partition(id).unwrap();
@@ -285,6 +291,13 @@ impl Bed {
 
     pub fn cleaner(&mut self) -> &mut Cleaner {
         &mut self.life().cleaner
+    }
+
+    /// Compacts what is dirtiest, if anything is.
+    pub fn compact(&mut self) {
+        if let Some(work) = self.cleaner().dirtiest() {
+            self.cleaner().clean(&work).unwrap();
+        }
     }
 
     /// Waits until [`Bed::delivered`] has come up to everything that was acknowledged: clients are told first. True as of

@@ -325,6 +325,16 @@ impl PartitionLog {
         Ok(Appended::New { base_offset, last_offset: self.log_end - 1, leader_epoch, append_time_ms })
     }
 
+    /// Whether [`PartitionLog::append`] would take this batch if it were next, as far as its producer is concerned.
+    ///
+    /// # Errors
+    /// Those of the append.
+    pub fn would_take(&self, batch: &BatchSummary) -> Result<(), AppendError> {
+        self.leading().ok_or(AppendError::NotLeader)?;
+        self.producers.check(&batch.header, batch.marker.as_ref(), batch.verified)?;
+        Ok(())
+    }
+
     /// Whether the original of a duplicate has been flushed. Only then may the duplicate be answered (invariant 1).
     pub fn duplicate_is_durable(&self, last_offset: Offset) -> bool {
         #[cfg(feature = "planted-bugs")]
