@@ -16,6 +16,7 @@ mod describe_configs;
 mod describe_groups;
 mod describe_log_dirs;
 mod describe_producers;
+mod describe_topic_partitions;
 pub mod fetch;
 mod find_coordinator;
 #[cfg(test)]
@@ -25,6 +26,7 @@ mod incremental_alter_configs;
 mod init_producer_id;
 mod join_group;
 mod leave_group;
+mod list_config_resources;
 mod list_groups;
 mod list_offsets;
 mod metadata;
@@ -101,6 +103,8 @@ pub static TABLE: &[Api] = &[
     txn_offset_commit::API,
     write_txn_markers::API,
     describe_producers::API,
+    list_config_resources::API,
+    describe_topic_partitions::API,
 ];
 
 /// The row of an API key.
@@ -146,6 +150,8 @@ pub fn name(key: ApiKey) -> &'static str {
         ApiKey::TxnOffsetCommit => "TxnOffsetCommit",
         ApiKey::WriteTxnMarkers => "WriteTxnMarkers",
         ApiKey::DescribeProducers => "DescribeProducers",
+        ApiKey::ListConfigResources => "ListConfigResources",
+        ApiKey::DescribeTopicPartitions => "DescribeTopicPartitions",
         _ => "Other",
     }
 }
