@@ -90,10 +90,12 @@ async fn commit(
     // Asked before the coordinator: a marker that comes between is found out by it.
     let verification = broker.groups.verification(&body.group_id, producer_id, producer_epoch);
     if verification.is_some() {
-        let unless = match version {
-            ..KNOWS_ABORTABLE => Unless::Invalid,
-            ..ADDS => Unless::Abortable,
-            _ => Unless::Added,
+        let unless = if version >= ADDS {
+            Unless::Added
+        } else if version >= KNOWS_ABORTABLE {
+            Unless::Abortable
+        } else {
+            Unless::Invalid
         };
         broker.voucher.vouch(in_transaction, unless).await?;
     }
@@ -169,7 +171,7 @@ mod tests {
             &self,
             partition: InTransaction,
             unless: Unless,
-        ) -> Pin<Box<dyn Future<Output = Result<(), ResponseError>> + Send>> {
+        ) -> Pin<Box<dyn Future<Output = Result<(), ResponseError>> + Send + '_>> {
             let number = partition.partition;
             self.asked.lock().unwrap().push((partition, unless));
             let answer = self.refusal.lock().unwrap().map_or(Ok(()), Err);

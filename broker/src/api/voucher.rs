@@ -27,7 +27,7 @@ pub enum Unless {
     Invalid,
 }
 
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Who knows which transactions are ongoing.
 pub trait Voucher: Send + Sync {
@@ -36,14 +36,14 @@ pub trait Voucher: Send + Sync {
     ///
     /// # Errors
     /// Kafka's error for the partition; INVALID_PRODUCER_EPOCH for PRODUCER_FENCED.
-    fn vouch(&self, partition: InTransaction, unless: Unless) -> BoxFuture<Result<(), ResponseError>>;
+    fn vouch(&self, partition: InTransaction, unless: Unless) -> BoxFuture<'_, Result<(), ResponseError>>;
 }
 
 /// No transactions are coordinated here, and so none is ongoing.
 pub struct NoTransactions;
 
 impl Voucher for NoTransactions {
-    fn vouch(&self, _: InTransaction, _: Unless) -> BoxFuture<Result<(), ResponseError>> {
+    fn vouch(&self, _: InTransaction, _: Unless) -> BoxFuture<'_, Result<(), ResponseError>> {
         Box::pin(std::future::ready(Err(ResponseError::CoordinatorNotAvailable)))
     }
 }

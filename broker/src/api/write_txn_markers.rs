@@ -82,7 +82,7 @@ fn append(
 ) -> Result<Appended, i16> {
     let topic = image.topic(topic).ok_or(ResponseError::UnknownTopicOrPartition.code())?;
     led_partition(broker, topic, partition).map_err(|e| e.code())?;
-    if topic.name == OFFSETS_TOPIC {
+    if &*topic.name == OFFSETS_TOPIC {
         // What the producer has committed for groups is decided in the same moment.
         let written = broker.groups.write_marker(partition, marker);
         return Ok(Box::pin(async move { written.await.map_or_else(|e| e.code(), |()| 0) }));

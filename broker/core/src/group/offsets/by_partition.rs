@@ -24,6 +24,7 @@ impl<T> ByPartition<T> {
         self.0.get(group)
     }
 
+    #[cfg(test)]
     pub fn groups(&self) -> impl Iterator<Item = (&StrBytes, &OfGroup<T>)> {
         self.0.iter()
     }

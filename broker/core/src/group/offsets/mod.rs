@@ -43,6 +43,7 @@ impl Offsets {
         self.committed.of(group)
     }
 
+    #[cfg(test)]
     pub fn groups(&self) -> impl Iterator<Item = (&StrBytes, &GroupOffsets)> {
         self.committed.groups()
     }
