@@ -8,7 +8,7 @@ use chronik_client::compression;
 use chronik_core::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
 use chronik_core::log::{find_timestamp, trim_run};
 use chronik_core::record_batch::{
-    BatchBuilder, BatchLimits, Batches, Compression, Crc, RecordIter, Origin, TimestampType, check_produced,
+    BatchBuilder, BatchLimits, Batches, Compression, Crc, Origin, RecordIter, TimestampType, check_produced,
 };
 use chronik_fuzz::seeds;
 use libfuzzer_sys::fuzz_target;

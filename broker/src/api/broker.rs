@@ -9,6 +9,7 @@ use chronik_core::metadata::{MetadataImage, MetadataRecord};
 
 use super::fetch::FetchSessions;
 use super::partitions::Logs;
+use super::voucher::{NoTransactions, Voucher};
 use crate::config::Config;
 use crate::group;
 use crate::metrics::Metrics;
@@ -36,6 +37,7 @@ pub struct Broker {
     pub metrics: Arc<Metrics>,
     pub fetch_sessions: FetchSessions,
     pub groups: Arc<group::Coordinator>,
+    pub voucher: Arc<dyn Voucher>,
 }
 
 impl Broker {
@@ -49,7 +51,8 @@ impl Broker {
     ) -> Broker {
         let fetch_sessions = FetchSessions::new(config.fetch_sessions_max, &metrics);
         let groups = group::start(config.broker_id, metadata.clone(), logs.clone(), &metrics.groups);
-        Broker { config, identity, metadata, logs, metrics, fetch_sessions, groups }
+        let voucher = Arc::new(NoTransactions);
+        Broker { config, identity, metadata, logs, metrics, fetch_sessions, groups, voucher }
     }
 
     /// Has the controller decide, and waits for its records at most `timeout_ms`. A change that was begun

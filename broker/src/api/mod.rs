@@ -15,6 +15,8 @@ mod describe_cluster;
 mod describe_configs;
 mod describe_groups;
 mod describe_log_dirs;
+mod describe_producers;
+mod describe_topic_partitions;
 pub mod fetch;
 mod find_coordinator;
 #[cfg(test)]
@@ -24,6 +26,7 @@ mod incremental_alter_configs;
 mod init_producer_id;
 mod join_group;
 mod leave_group;
+mod list_config_resources;
 mod list_groups;
 mod list_offsets;
 mod metadata;
@@ -37,6 +40,9 @@ mod request;
 mod sync_group;
 #[cfg(test)]
 pub(crate) mod testing;
+mod txn_offset_commit;
+pub mod voucher;
+mod write_txn_markers;
 
 use std::pin::Pin;
 
@@ -94,6 +100,11 @@ pub static TABLE: &[Api] = &[
     list_groups::API,
     delete_groups::API,
     offset_delete::API,
+    txn_offset_commit::API,
+    write_txn_markers::API,
+    describe_producers::API,
+    list_config_resources::API,
+    describe_topic_partitions::API,
 ];
 
 /// The row of an API key.
@@ -136,6 +147,11 @@ pub fn name(key: ApiKey) -> &'static str {
         ApiKey::ListGroups => "ListGroups",
         ApiKey::DeleteGroups => "DeleteGroups",
         ApiKey::OffsetDelete => "OffsetDelete",
+        ApiKey::TxnOffsetCommit => "TxnOffsetCommit",
+        ApiKey::WriteTxnMarkers => "WriteTxnMarkers",
+        ApiKey::DescribeProducers => "DescribeProducers",
+        ApiKey::ListConfigResources => "ListConfigResources",
+        ApiKey::DescribeTopicPartitions => "DescribeTopicPartitions",
         _ => "Other",
     }
 }

@@ -7,10 +7,12 @@ use std::time::Instant;
 use bytes::{BufMut, Bytes, BytesMut};
 use chronik_core::controller::{NewTopic, Registration, create_topics, fence_broker, register_broker};
 use chronik_core::ids::{
-    BrokerEpoch, BrokerId, DiskUuid, LeaderEpoch, Offset, TopicId, TopicIdPartition, Uuid,
+    BrokerEpoch, BrokerId, DiskUuid, LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId,
+    TopicIdPartition, Uuid,
 };
+use chronik_core::log::{AbortedTransaction, ActiveProducer, AppendError, ProducerStateMap};
 use chronik_core::metadata::{Listener, SecurityProtocol};
-use chronik_core::record_batch::{BatchHeader, patch_base};
+use chronik_core::record_batch::{BatchHeader, EndMarker, Verified, patch_base};
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::{Decodable, HeaderVersion};
 use tokio::sync::oneshot;
@@ -18,6 +20,7 @@ use tokio::sync::oneshot;
 use super::partitions::{
     FoundOffset, Journal, Listeners, Logs, Offsets, PartitionReader, ReadBytes, ReadError,
 };
+use super::voucher::{NoTransactions, Voucher};
 use super::{Broker, ConnectionInfo, Frame, Identity, Reply, Request, RequestHead, RequestPermit, dispatch};
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -38,6 +41,11 @@ impl Fixture {
 
     /// With these keys of the static configuration.
     pub async fn with(settings: &[(&str, &str)]) -> Fixture {
+        Fixture::with_voucher(settings, Arc::new(NoTransactions)).await
+    }
+
+    /// And with whoever knows which transactions are ongoing.
+    pub async fn with_voucher(settings: &[(&str, &str)], voucher: Arc<dyn Voucher>) -> Fixture {
         let config = Config::of(settings).unwrap();
         let metadata = MetadataStore::in_memory(Arc::new(config.local()), "test-cluster").await.unwrap();
         let logs = Arc::new(FakeLogs::default());
@@ -60,7 +68,8 @@ impl Fixture {
             flush_mode: String::new(),
             started_at: std::time::UNIX_EPOCH + std::time::Duration::from_secs(951_782_400),
         };
-        let broker = Arc::new(Broker::new(config, identity, metadata, logs.clone(), metrics));
+        let broker = Broker::new(config, identity, metadata, logs.clone(), metrics);
+        let broker = Arc::new(Broker { voucher, ..broker });
         let conn = Arc::new(ConnectionInfo::new("127.0.0.1:5000".parse().unwrap(), "PLAINTEXT".into()));
         let fixture = Fixture { broker, conn, logs };
         fixture.register_broker(1, false).await;
@@ -72,6 +81,7 @@ impl Fixture {
         let Broker { config, identity, metadata, metrics, .. } = &*self.broker;
         let (config, identity) = (config.clone(), identity.clone());
         let broker = Broker::new(config, identity, metadata.clone(), self.logs.clone(), metrics.clone());
+        let broker = Broker { voucher: self.broker.voucher.clone(), ..broker };
         Fixture { broker: Arc::new(broker), conn: self.conn.clone(), logs: self.logs.clone() }
     }
 
@@ -240,9 +250,13 @@ impl Journal for Arc<FakePartition> {
         }
         let (base, epoch) = (state.end(), state.epoch);
         let header = BatchHeader::parse(&batch).unwrap();
+        let marker = EndMarker::of(&header, &batch);
+        let checked = state.own_producers.check(&header, marker.as_ref(), Verified::Own);
+        checked.map_err(AppendError::Producer)?;
         let mut bytes = BytesMut::from(&batch[..]);
         patch_base(&mut bytes, base, epoch).unwrap();
         let end = base + i64::from(header.record_count);
+        state.own_producers.apply(&BatchHeader::parse(&bytes).unwrap(), marker.as_ref(), 0);
         let first_time = header.base_timestamp;
         state.batches.push(FakeBatch { base, end, first_time, epoch, bytes: bytes.freeze() });
         if state.held {
@@ -253,6 +267,20 @@ impl Journal for Arc<FakePartition> {
             tell.send(()).unwrap();
         }
         Ok(told)
+    }
+
+    fn verification(&self, id: ProducerId, epoch: ProducerEpoch) -> Option<Verified> {
+        let state = self.0.lock().unwrap();
+        let since =
+            Verified::Since { marker_offset: state.own_producers.marker_offset(id), from_zero: false };
+        (!state.own_producers.has_ongoing(id, epoch)).then_some(since)
+    }
+
+    fn would_take(&self, batch: &Bytes, verified: Verified) -> Result<(), Refused> {
+        let header = BatchHeader::parse(batch).unwrap();
+        let marker = EndMarker::of(&header, batch);
+        let checked = self.0.lock().unwrap().own_producers.check(&header, marker.as_ref(), verified);
+        checked.map(drop).map_err(|e| AppendError::Producer(e).into())
     }
 
     fn batch_bytes_max(&self) -> usize {
@@ -270,12 +298,18 @@ struct FakeState {
     high_watermark: Offset,
     epoch: LeaderEpoch,
     committed_bytes: u64,
+    /// The last stable offset, where it is not the high watermark.
+    last_stable: Option<Offset>,
+    aborted: Vec<AbortedTransaction>,
+    producers: Vec<ActiveProducer>,
     broken: bool,
     /// Whether the broker's own appends wait for [`FakePartition::flush`].
     held: bool,
     waiting: Vec<(Offset, oneshot::Sender<()>)>,
     /// Whether they fail.
     refusing: bool,
+    /// Of the broker's own appends.
+    own_producers: ProducerStateMap,
 }
 
 impl Default for FakeState {
@@ -286,10 +320,14 @@ impl Default for FakeState {
             high_watermark: 0,
             epoch: LeaderEpoch(0),
             committed_bytes: 0,
+            last_stable: None,
+            aborted: Vec::new(),
+            producers: Vec::new(),
             broken: false,
             held: false,
             waiting: Vec::new(),
             refusing: false,
+            own_producers: ProducerStateMap::new(0, 1_000),
         }
     }
 }
@@ -315,6 +353,11 @@ impl FakePartition {
         state.batches.push(FakeBatch { base, end, first_time, epoch, bytes: bytes.freeze() });
     }
 
+    /// Where the next batch begins.
+    pub fn end(&self) -> Offset {
+        self.0.lock().unwrap().end()
+    }
+
     /// Moves the high watermark, and wakes whoever waits.
     pub fn commit(&self, to: Offset) {
         let mut state = self.0.lock().unwrap();
@@ -325,6 +368,20 @@ impl FakePartition {
         state.high_watermark = to;
         drop(state);
         self.1.wake();
+    }
+
+    /// A transaction is open from this offset on; or none is any more, and whoever waits is woken.
+    pub fn set_undecided(&self, from: Option<Offset>) {
+        self.0.lock().unwrap().last_stable = from;
+        self.1.wake();
+    }
+
+    pub fn set_aborted(&self, aborted: Vec<AbortedTransaction>) {
+        self.0.lock().unwrap().aborted = aborted;
+    }
+
+    pub fn set_producers(&self, producers: Vec<ActiveProducer>) {
+        self.0.lock().unwrap().producers = producers;
     }
 
     pub fn set_log_start(&self, to: Offset) {
@@ -383,7 +440,7 @@ impl PartitionReader for FakePartition {
         let state = self.0.lock().unwrap();
         Offsets {
             log_start: state.log_start,
-            last_stable: state.high_watermark,
+            last_stable: state.last_stable.unwrap_or(state.high_watermark),
             high_watermark: state.high_watermark,
             log_end: state.end(),
             leader_epoch: state.epoch,
@@ -410,6 +467,20 @@ impl PartitionReader for FakePartition {
                 }
                 read.pieces.push(batch.bytes.clone());
             }
+            Ok(read)
+        })
+    }
+
+    fn read_committed(
+        &self,
+        from: Offset,
+        to: Offset,
+        max_bytes: usize,
+        min_one: bool,
+    ) -> BoxFuture<'_, Result<ReadBytes, ReadError>> {
+        Box::pin(async move {
+            let mut read = self.read(from, to, max_bytes, min_one).await?;
+            read.aborted = self.0.lock().unwrap().aborted.clone();
             Ok(read)
         })
     }
@@ -448,6 +519,10 @@ impl PartitionReader for FakePartition {
             return Some((state.epoch, state.end()));
         }
         state.batches.iter().rfind(|b| b.epoch <= epoch).map(|b| (b.epoch, b.end))
+    }
+
+    fn producers(&self) -> Vec<ActiveProducer> {
+        self.0.lock().unwrap().producers.clone()
     }
 
     fn listeners(&self) -> &Listeners {

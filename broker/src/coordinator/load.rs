@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use chronik_client::compression;
 use chronik_core::ids::Offset;
-use chronik_core::record_batch::{Batches, Crc, HEADER_LEN, RecordIter};
+use chronik_core::record_batch::{Batches, Crc, EndMarker, HEADER_LEN, RecordIter};
 use tokio::sync::Notify;
 
 use super::{Machine, Origin};
@@ -99,6 +99,22 @@ fn replay<M: Machine>(machine: &mut M, piece: &Bytes, from: Offset, facts: &mut 
             }
         };
         next = header.next_offset();
+        if header.is_control() {
+            match EndMarker::of(&header, &piece[range]) {
+                Some(marker) => {
+                    machine.replay_end(marker);
+                    facts.records += 1;
+                }
+                // A cleaner has emptied it.
+                None if header.record_count == 0 => {}
+                None => {
+                    let offset = header.base_offset;
+                    tracing::error!(offset, "a control batch of {} is passed over", M::TOPIC);
+                    facts.unreadable += 1;
+                }
+            }
+            continue;
+        }
         let origin = Origin { producer_id: header.producer_id, producer_epoch: header.producer_epoch };
         let body = piece.slice(range.start + HEADER_LEN..range.end);
         let opened = match compression::decompress(header.attributes, &body) {
@@ -112,15 +128,9 @@ fn replay<M: Machine>(machine: &mut M, piece: &Bytes, from: Offset, facts: &mut 
         for record in RecordIter::opened(&header, &opened) {
             let understood = match &record {
                 Ok(record) if record.offset < from => continue,
-                Ok(record) => {
-                    let key = record.key.unwrap_or_default();
-                    let understood = if header.is_control() {
-                        ends_transaction(key).map(|committed| machine.replay_end(origin, committed))
-                    } else {
-                        machine.replay(origin, key, record.value)
-                    };
-                    understood.map_err(|why| (record.offset, why))
-                }
+                Ok(record) => machine
+                    .replay(origin, record.key.unwrap_or_default(), record.value)
+                    .map_err(|why| (record.offset, why)),
                 Err(e) => Err((header.base_offset, e.to_string())),
             };
             match understood {
@@ -133,14 +143,4 @@ fn replay<M: Machine>(machine: &mut M, piece: &Bytes, from: Offset, facts: &mut 
         }
     }
     next
-}
-
-/// Whether the control record with this key commits its transaction, or aborts it.
-fn ends_transaction(key: &[u8]) -> Result<bool, String> {
-    // Its version, of which all have the type next, and more may follow.
-    match key {
-        [0, _, 0, 0, ..] => Ok(false),
-        [0, _, 0, 1, ..] => Ok(true),
-        _ => Err("it is no control record of a transaction".to_string()),
-    }
 }

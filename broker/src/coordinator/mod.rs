@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use chronik_core::controller::create_internal_topic;
-use chronik_core::ids::{BrokerId, TopicId, TopicIdPartition, Uuid};
+use chronik_core::ids::{BrokerId, ProducerEpoch, ProducerId, TopicId, TopicIdPartition, Uuid};
 use chronik_core::metadata::{Changes, MetadataImage, TopicImage};
+use chronik_core::record_batch::Verified;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::StrBytes;
@@ -29,7 +30,7 @@ use crate::api::partitions::Logs;
 use crate::metrics::Histogram;
 use crate::quorum::MetadataStore;
 use clock::{Clock, Timer};
-pub use machine::{Machine, Origin, Outcome, Record};
+pub use machine::{Machine, Origin, Outcome, Record, Transactional};
 use slot::Slot;
 
 /// What a machine answers, or why it cannot.
@@ -135,6 +136,11 @@ impl<M: Machine> Coordinator<M> {
     /// The partition that a key belongs to, where there is the topic.
     pub fn partition_of(&self, key: &str) -> Option<i32> {
         partition_in(self.metadata().image().topic(M::TOPIC)?, key)
+    }
+
+    /// What a transaction's coordinator is to be asked before a call may write a producer's records for this key, if anything.
+    pub fn verification(&self, key: &str, id: ProducerId, epoch: ProducerEpoch) -> Option<Verified> {
+        self.shards.load().get(&self.partition_of(key)?)?.verification(id, epoch)
     }
 
     /// Looks at every machine that is loaded.

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use chronik_core::ids::TopicIdPartition;
-use chronik_core::record_batch::BatchBuilder;
+use chronik_core::ids::{ProducerEpoch, ProducerId, TopicIdPartition};
+use chronik_core::log::AppendError;
+use chronik_core::record_batch::Verified;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::TopicName;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Answered, Machine, Outcome, Parts, Record, Setup, load, refused};
+use super::{Answered, Machine, Origin, Outcome, Parts, Record, Setup, Transactional, load, refused};
 use crate::api::partitions::{Journal, PartitionReader};
 use crate::storage::partition::Refused;
 
@@ -146,6 +147,11 @@ impl<M: Machine> Slot<M> {
             State::Loading(_) => return refused(ResponseError::CoordinatorLoadInProgress),
             State::Closed => return refused(ResponseError::NotCoordinator),
         }
+        if let Some(transactional) = M::transactional(&call)
+            && let Err(why) = self.would_take(&transactional)
+        {
+            return refused(error_of(&why));
+        }
         let (tell, told) = oneshot::channel();
         self.act(&mut state, |active, now_ms| {
             let (outcome, ticket) = active.handle(now_ms, call);
@@ -188,8 +194,10 @@ impl<M: Machine> Slot<M> {
     ) {
         let State::Active(active) = &mut **state else { return };
         let now_ms = self.parts.clock.now_ms();
-        let Outcome { records, answers, effects } = change(active, now_ms);
-        match self.append(&records) {
+        let outcome = change(active, now_ms);
+        let appended = self.append(&outcome);
+        let Outcome { answers, effects, .. } = outcome;
+        match appended {
             Ok(durable) => {
                 let waiting = &mut active.waiting;
                 let answers: Vec<_> =
@@ -222,13 +230,27 @@ impl<M: Machine> Slot<M> {
         self.parts.timer.wanted(at_ms);
     }
 
-    /// Appends a step's records: one batch, unless no entry of the log could hold it. The last one is durable after all
+    /// Whether the log would take this now. Nobody else writes to the partition, and so it does if it is next.
+    fn would_take(&self, transactional: &Transactional) -> Result<(), Refused> {
+        let (batch, verified) = transactional.sample();
+        self.journal.would_take(&batch, verified)
+    }
+
+    /// What the transaction's coordinator is to be asked before a producer's records are written here, if anything.
+    pub fn verification(&self, id: ProducerId, epoch: ProducerEpoch) -> Option<Verified> {
+        self.journal.verification(id, epoch)
+    }
+
+    /// Appends what a step leads to: one batch, unless no entry of the log could hold it. The last one is durable after all
     /// before it.
-    fn append(&self, records: &[Record]) -> Result<Option<oneshot::Receiver<()>>, Refused> {
+    fn append(&self, outcome: &Outcome<M>) -> Result<Option<oneshot::Receiver<()>>, Refused> {
         let now_ms = crate::storage::now_ms();
         let mut durable = None;
-        for batch in batches(records, self.journal.batch_bytes_max(), now_ms) {
+        for batch in batches(&outcome.records, outcome.origin, self.journal.batch_bytes_max(), now_ms) {
             durable = Some(self.journal.append(batch, now_ms)?);
+        }
+        if let Some(marker) = outcome.marker {
+            durable = Some(self.journal.append_marker(marker, now_ms)?);
         }
         Ok(durable)
     }
@@ -292,11 +314,14 @@ fn error_of(refused: &Refused) -> ResponseError {
     match refused {
         Refused::Deleted => ResponseError::CoordinatorNotAvailable,
         Refused::TooLarge => ResponseError::UnknownServerError,
+        Refused::Log(AppendError::Producer(e)) => {
+            ResponseError::try_from_code(e.kafka_code()).unwrap_or(ResponseError::UnknownServerError)
+        }
         Refused::Log(_) | Refused::Storage(_) => ResponseError::NotCoordinator,
     }
 }
 
-fn batches(records: &[Record], bytes_max: usize, now_ms: i64) -> Vec<Bytes> {
+fn batches(records: &[Record], origin: Origin, bytes_max: usize, now_ms: i64) -> Vec<Bytes> {
     let size = |r: &Record| r.key.len() + r.value.as_ref().map_or(0, Bytes::len) + RECORD_OVERHEAD;
     let mut batches = Vec::new();
     let mut rest = records;
@@ -312,7 +337,7 @@ fn batches(records: &[Record], bytes_max: usize, now_ms: i64) -> Vec<Bytes> {
         }
         let (batch, after) = rest.split_at(count);
         rest = after;
-        let builder = batch.iter().fold(BatchBuilder::new(), |builder, record| {
+        let builder = batch.iter().fold(origin.batch(), |builder, record| {
             builder.record(now_ms, Some(&record.key), record.value.as_deref())
         });
         batches.push(Bytes::from(builder.build()));

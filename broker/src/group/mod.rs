@@ -3,6 +3,8 @@
 //! Core decides ([`chronik_core::group::Shard`]); [`crate::coordinator`] does the rest.
 
 #[cfg(test)]
+mod storage_test;
+#[cfg(test)]
 mod tests;
 
 use std::convert::Infallible;
@@ -10,14 +12,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use chronik_core::group::{Answer, Call, GroupConfig, Shard, Step, Ticket};
-use chronik_core::ids::{BrokerId, Uuid};
+use chronik_core::ids::{BrokerId, ProducerEpoch, ProducerId, Uuid};
 use chronik_core::metadata::MetadataImage;
 use chronik_core::metadata::config::broker_value_of;
 use chronik_core::metadata::image::OFFSETS_TOPIC;
+use chronik_core::record_batch::EndMarker;
+use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::TopicName;
 
 use crate::api::partitions::Logs;
-use crate::coordinator::{self, Machine, Origin, Outcome, Record, Setup};
+use crate::coordinator::{self, Machine, Origin, Outcome, Record, Setup, Transactional};
 use crate::metrics::GroupMetrics;
 use crate::quorum::MetadataStore;
 
@@ -51,8 +55,13 @@ impl Machine for Shard {
         Shard::new(GroupConfig { max_batch_bytes: batch_bytes_max, ..config.clone() })
     }
 
-    fn replay(&mut self, _: Origin, key: &[u8], value: Option<&[u8]>) -> Result<(), String> {
-        Shard::replay(self, key, value).map_err(|e| e.to_string())
+    fn replay(&mut self, origin: Origin, key: &[u8], value: Option<&[u8]>) -> Result<(), String> {
+        let producer = (origin != Origin::NONE).then_some(origin.producer_id);
+        Shard::replay(self, producer, key, value).map_err(|e| e.to_string())
+    }
+
+    fn replay_end(&mut self, marker: EndMarker) {
+        Shard::replay_end(self, marker.producer_id, marker.commit);
     }
 
     fn loaded(&mut self, now_ms: i64) -> Outcome<Shard> {
@@ -61,6 +70,20 @@ impl Machine for Shard {
 
     fn handle(&mut self, now_ms: i64, ticket: u64, call: Call) -> Outcome<Shard> {
         outcome(Shard::handle(self, now_ms, Ticket(ticket), call, Uuid::new_v4()))
+    }
+
+    fn transactional(call: &Call) -> Option<Transactional> {
+        match call {
+            Call::TxnOffsetCommit(request, verified) => {
+                let origin = Origin {
+                    producer_id: ProducerId(request.producer_id.0),
+                    producer_epoch: ProducerEpoch(request.producer_epoch),
+                };
+                Some(Transactional::Records(origin, *verified))
+            }
+            Call::Marker(marker) => Some(Transactional::Marker(*marker)),
+            _ => None,
+        }
     }
 
     fn tick(&mut self, now_ms: i64) -> Outcome<Shard> {
@@ -79,7 +102,40 @@ impl Machine for Shard {
 fn outcome(step: Step) -> Outcome<Shard> {
     let records = step.records.into_iter().map(|r| Record { key: r.key, value: r.value });
     let answers = step.answers.into_iter().map(|(ticket, answer)| (ticket.0, answer));
-    Outcome { records: records.collect(), answers: answers.collect(), ..Outcome::default() }
+    let origin = step
+        .producer
+        .map_or(Origin::NONE, |(producer_id, producer_epoch)| Origin { producer_id, producer_epoch });
+    Outcome {
+        records: records.collect(),
+        origin,
+        marker: step.marker,
+        answers: answers.collect(),
+        effects: Vec::new(),
+    }
+}
+
+impl Coordinator {
+    /// Ends a producer's transaction in a partition of groups, in the order of what happens to them: what it has committed
+    /// there is committed, or forgotten. The marker is there when this is done.
+    ///
+    /// # Errors
+    /// Kafka's error of WriteTxnMarkers for the partition.
+    pub fn write_marker(
+        &self,
+        partition: i32,
+        marker: EndMarker,
+    ) -> impl Future<Output = Result<(), ResponseError>> + Send + use<> {
+        let told = self.call_partition(partition, Call::Marker(marker));
+        async move {
+            let answered = coordinator::answer(told, |answer| matches!(answer, Answer::Marker).then_some(()));
+            answered.await.map_err(|e| match e {
+                ResponseError::NotCoordinator
+                | ResponseError::CoordinatorNotAvailable
+                | ResponseError::CoordinatorLoadInProgress => ResponseError::NotLeaderOrFollower,
+                e => e,
+            })
+        }
+    }
 }
 
 /// A client's address as Java writes it.

@@ -17,7 +17,7 @@ mod scrub;
 pub mod segments;
 mod tail_cache;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod wal;
 mod writer;
 

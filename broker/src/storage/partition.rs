@@ -288,16 +288,7 @@ impl Partition {
     /// # Errors
     /// As [`Partition::append`].
     pub fn append_own(self: &Arc<Self>, body: Bytes, now_ms: i64) -> Result<oneshot::Receiver<()>, Refused> {
-        let limits = BatchLimits {
-            max_message_bytes: usize::MAX,
-            before_max_ms: i64::MAX,
-            after_max_ms: i64::MAX,
-            timestamp_type: TimestampType::CreateTime,
-            now_ms,
-            needs_keys: true,
-            origin: Origin::Coordinator,
-        };
-        let batch = check_produced(&body, &limits).map_err(|e| Refused::Storage(e.to_string()))?;
+        let batch = check_own(&body, now_ms)?;
         if body.len() as u64 > self.entry_bytes_max() {
             return Err(Refused::TooLarge);
         }
@@ -326,10 +317,20 @@ impl Partition {
         self.append_own(marker.batch(now_ms).into(), now_ms)
     }
 
+    /// Whether [`Partition::append_own`] would take such a batch now, as far as its producer is concerned: for who cannot go
+    /// back any more when it comes to the append.
+    ///
+    /// # Errors
+    /// Those of the append.
+    pub fn would_take(&self, batch: &[u8], verified: Verified) -> Result<(), Refused> {
+        let batch = BatchSummary { verified, ..check_own(batch, 0)? };
+        Ok(self.state().log.would_take(&batch)?)
+    }
+
     /// What a transactional batch of this producer needs before it is appended; `None` where its transaction is ongoing
     /// here.
-    pub fn verification(&self, id: ProducerId, epoch: ProducerEpoch) -> Option<Verified> {
-        self.state().log.verification(id, epoch)
+    pub fn verification(&self, id: ProducerId, epoch: ProducerEpoch, from_zero: bool) -> Option<Verified> {
+        self.state().log.verification(id, epoch, from_zero)
     }
 
     fn append_above(
@@ -513,14 +514,14 @@ impl Partition {
         let end = state.log.segment_end();
         let producers = match on_disk.producers.end_offset() {
             known if known >= end => on_disk.producers.clone(),
-            _ => state.log.producers().clone().truncated(end),
+            _ => state.log.producers_at(end),
         };
         (producers, end)
     }
 
     /// The producers' state at `offset` as the log knows it, which has seen also what was deleted since.
     pub(super) fn producers_at(&self, offset: Offset) -> ProducerStateMap {
-        self.state().log.producers().clone().truncated(offset)
+        self.state().log.producers_at(offset)
     }
 
     /// Everything below `end` is in synced segments.
@@ -548,6 +549,20 @@ impl Partition {
             self.disk.list(self.clone());
         }
     }
+}
+
+/// A batch that the broker itself writes.
+fn check_own(batch: &[u8], now_ms: i64) -> Result<BatchSummary, Refused> {
+    let limits = BatchLimits {
+        max_message_bytes: usize::MAX,
+        before_max_ms: i64::MAX,
+        after_max_ms: i64::MAX,
+        timestamp_type: TimestampType::CreateTime,
+        now_ms,
+        needs_keys: true,
+        origin: Origin::Coordinator,
+    };
+    check_produced(batch, &limits).map_err(|e| Refused::Storage(e.to_string()))
 }
 
 /// Durable bytes of a log that are in no segment yet.

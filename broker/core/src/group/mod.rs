@@ -25,7 +25,7 @@ use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponseGroup;
 use kafka_protocol::messages::{
     GroupId, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
     LeaveGroupResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
-    SyncGroupRequest, SyncGroupResponse, TopicName,
+    SyncGroupRequest, SyncGroupResponse, TopicName, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
 };
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
@@ -36,6 +36,9 @@ use offsets::Offsets;
 use record::{GroupValue, Key, OffsetValue};
 use timers::{Timer, Timers};
 use turn::Turn;
+
+use crate::ids::{ProducerEpoch, ProducerId};
+use crate::record_batch::{EndMarker, Verified};
 
 /// The settings of the coordinator, by Kafka's names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +93,10 @@ pub enum Call {
     Heartbeat(HeartbeatRequest, i16),
     LeaveGroup(LeaveGroupRequest, i16),
     OffsetCommit(OffsetCommitRequest, i16),
+    /// With the word of the transaction's coordinator, which is for the log: it is handed on only where the log would take it.
+    TxnOffsetCommit(TxnOffsetCommitRequest, Verified),
+    /// A producer's transaction ends in this partition. Handed on only where the log would take it.
+    Marker(EndMarker),
     /// One group of an OffsetFetch, and its `require_stable`.
     OffsetFetch(OffsetFetchRequestGroup, bool, i16),
     OffsetDelete(OffsetDeleteRequest),
@@ -111,6 +118,8 @@ pub enum Answer {
     Heartbeat(HeartbeatResponse),
     LeaveGroup(LeaveGroupResponse),
     OffsetCommit(OffsetCommitResponse),
+    TxnOffsetCommit(TxnOffsetCommitResponse),
+    Marker,
     OffsetFetch(OffsetFetchResponseGroup),
     OffsetDelete(OffsetDeleteResponse),
     DescribeGroup(DescribedGroup),
@@ -124,6 +133,10 @@ pub enum Answer {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Step {
     pub records: Vec<GroupRecord>,
+    /// Whose transaction the records belong to.
+    pub producer: Option<(ProducerId, ProducerEpoch)>,
+    /// Written instead of records.
+    pub marker: Option<EndMarker>,
     pub answers: Vec<(Ticket, Answer)>,
 }
 
@@ -156,11 +169,16 @@ impl Shard {
         Shard { config, groups: Groups::new(), offsets: Offsets::default(), timers: Timers::default() }
     }
 
-    /// Loading, in the order of offsets.
+    /// Loading, in the order of offsets. `producer` is the one whose transaction the record belongs to.
     ///
     /// # Errors
     /// A record that nobody understands. It changed nothing.
-    pub fn replay(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), RecordError> {
+    pub fn replay(
+        &mut self,
+        producer: Option<ProducerId>,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), RecordError> {
         match (Key::decode(key)?, value) {
             (Key::Offset { group, topic, partition }, Some(value)) => {
                 let value = OffsetValue::decode(value)?;
@@ -169,7 +187,7 @@ impl Shard {
                     let simple = ClassicGroup::new(group.clone(), value.commit_timestamp_ms);
                     self.groups.insert(group.clone(), simple);
                 }
-                self.offsets.put(&group, &topic, partition, value);
+                self.offsets.put(producer, &group, &topic, partition, value);
             }
             (Key::Offset { group, topic, partition }, None) => self.offsets.remove(&group, &topic, partition),
             (Key::Group(id), Some(value)) => {
@@ -181,6 +199,11 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// Loading: here a producer's transaction ended.
+    pub fn replay_end(&mut self, producer: ProducerId, commit: bool) {
+        self.offsets.end(producer, commit);
     }
 
     /// Everything is replayed: the sessions of all members begin anew.
@@ -214,9 +237,16 @@ impl Shard {
             Call::OffsetCommit(request, version) => {
                 Answer::OffsetCommit(offsets::commit(&mut turn, groups, offsets, &request, version))
             }
-            // Stable or not: there is nothing pending yet.
-            Call::OffsetFetch(request, _, _) => {
-                Answer::OffsetFetch(offsets::fetch(groups, offsets, &request))
+            Call::TxnOffsetCommit(request, _) => {
+                Answer::TxnOffsetCommit(offsets::commit_in_transaction(&mut turn, groups, offsets, &request))
+            }
+            Call::Marker(marker) => {
+                offsets.end(marker.producer_id, marker.commit);
+                turn.step.marker = Some(marker);
+                Answer::Marker
+            }
+            Call::OffsetFetch(request, stable, _) => {
+                Answer::OffsetFetch(offsets::fetch(groups, offsets, &request, stable))
             }
             Call::OffsetDelete(request) => {
                 Answer::OffsetDelete(offsets::delete(&mut turn, groups, offsets, &request))
@@ -229,7 +259,7 @@ impl Shard {
                 Answer::DeleteGroup(expiry::delete_group(&mut turn, groups, offsets, id))
             }
             Call::TopicsDeleted(topics) => {
-                expiry::topics_deleted(&mut turn, offsets, &topics);
+                offsets.bury_topics(&mut turn, &topics);
                 Answer::TopicsDeleted
             }
         };

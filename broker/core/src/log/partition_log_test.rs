@@ -129,6 +129,7 @@ fn recovered() -> Recovered {
         log_end: 4,
         leader_epochs,
         producers: ProducerStateMap::new(4, 10),
+        transactions: EndedTransactions::default(),
         runs: vec![run(0), run(2)],
     }
 }

@@ -23,9 +23,14 @@ pub enum Origin {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verified {
     Not,
-    /// Its coordinator says that the partition is in it. It was asked when the producer's last marker in the partition was
-    /// at this offset (-1 for none): a marker since then has ended what was asked about.
-    Since(Offset),
+    /// Its coordinator says that the partition is in it.
+    Since {
+        /// Where the producer's last marker in the partition was before the coordinator was asked, -1 for none: a marker
+        /// since then has ended what was asked about.
+        marker_offset: Offset,
+        /// Each transaction of the producer has an epoch of its own: one that is not known here must begin with sequence 0.
+        from_zero: bool,
+    },
     /// The coordinator writes it.
     Own,
 }

@@ -38,10 +38,23 @@ impl EndMarker {
     /// The marker in a batch; `None` for a batch of data, for a control batch that a cleaner has emptied, and for one that
     /// says something else.
     pub fn of(header: &BatchHeader, batch: &[u8]) -> Option<EndMarker> {
+        // Asked of every batch: most are told apart here.
+        if !header.is_control() {
+            return None;
+        }
+        EndMarker::read(header, RecordIter::new(batch).ok()?)
+    }
+
+    /// The same of a batch whose records somebody has opened.
+    pub fn opened(header: &BatchHeader, records: &[u8]) -> Option<EndMarker> {
+        EndMarker::read(header, RecordIter::opened(header, records))
+    }
+
+    fn read(header: &BatchHeader, mut records: RecordIter<'_>) -> Option<EndMarker> {
         if !header.is_control() || !header.is_transactional() {
             return None;
         }
-        let record = RecordIter::new(batch).ok()?.next()?.ok()?;
+        let record = records.next()?.ok()?;
         let (version, rest) = record.key?.split_first_chunk::<2>()?;
         let kind = i16::from_be_bytes(*rest.first_chunk::<2>()?);
         let (_, rest) = record.value?.split_first_chunk::<2>()?;
