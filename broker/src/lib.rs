@@ -13,3 +13,4 @@ pub mod placement;
 pub mod quorum;
 pub mod run;
 pub mod storage;
+pub mod txn;

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use super::partitions::{
     FoundOffset, Journal, Listeners, Logs, Offsets, PartitionReader, ReadBytes, ReadError,
 };
-use super::voucher::{NoTransactions, Voucher};
+use super::voucher::Voucher;
 use super::{Broker, ConnectionInfo, Frame, Identity, Reply, Request, RequestHead, RequestPermit, dispatch};
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -32,6 +32,8 @@ pub struct Fixture {
     pub broker: Arc<Broker>,
     pub conn: Arc<ConnectionInfo>,
     pub logs: Arc<FakeLogs>,
+    /// If it is not the broker's own coordinator.
+    voucher: Option<Arc<dyn Voucher>>,
 }
 
 impl Fixture {
@@ -41,11 +43,15 @@ impl Fixture {
 
     /// With these keys of the static configuration.
     pub async fn with(settings: &[(&str, &str)]) -> Fixture {
-        Fixture::with_voucher(settings, Arc::new(NoTransactions)).await
+        Fixture::make(settings, None).await
     }
 
-    /// And with whoever knows which transactions are ongoing.
+    /// And with somebody else who knows which transactions are ongoing.
     pub async fn with_voucher(settings: &[(&str, &str)], voucher: Arc<dyn Voucher>) -> Fixture {
+        Fixture::make(settings, Some(voucher)).await
+    }
+
+    async fn make(settings: &[(&str, &str)], voucher: Option<Arc<dyn Voucher>>) -> Fixture {
         let config = Config::of(settings).unwrap();
         let metadata = MetadataStore::in_memory(Arc::new(config.local()), "test-cluster").await.unwrap();
         let logs = Arc::new(FakeLogs::default());
@@ -69,9 +75,9 @@ impl Fixture {
             started_at: std::time::UNIX_EPOCH + std::time::Duration::from_secs(951_782_400),
         };
         let broker = Broker::new(config, identity, metadata, logs.clone(), metrics);
-        let broker = Arc::new(Broker { voucher, ..broker });
+        let broker = vouched_for_by(broker, voucher.clone());
         let conn = Arc::new(ConnectionInfo::new("127.0.0.1:5000".parse().unwrap(), "PLAINTEXT".into()));
-        let fixture = Fixture { broker, conn, logs };
+        let fixture = Fixture { broker, conn, logs, voucher };
         fixture.register_broker(1, false).await;
         fixture
     }
@@ -81,8 +87,8 @@ impl Fixture {
         let Broker { config, identity, metadata, metrics, .. } = &*self.broker;
         let (config, identity) = (config.clone(), identity.clone());
         let broker = Broker::new(config, identity, metadata.clone(), self.logs.clone(), metrics.clone());
-        let broker = Broker { voucher: self.broker.voucher.clone(), ..broker };
-        Fixture { broker: Arc::new(broker), conn: self.conn.clone(), logs: self.logs.clone() }
+        let (conn, logs, voucher) = (self.conn.clone(), self.logs.clone(), self.voucher.clone());
+        Fixture { broker: vouched_for_by(broker, voucher.clone()), conn, logs, voucher }
     }
 
     /// The same broker, asked on another listener.
@@ -199,6 +205,13 @@ impl Fixture {
         let frame = settle(self.start(version, body).await).await.expect("the connection was closed");
         decode(&frame, version)
     }
+}
+
+fn vouched_for_by(broker: Broker, voucher: Option<Arc<dyn Voucher>>) -> Arc<Broker> {
+    Arc::new(match voucher {
+        Some(voucher) => Broker { voucher, ..broker },
+        None => broker,
+    })
 }
 
 /// Waits for a reply's frame.

@@ -328,7 +328,7 @@ mod tests {
         assert_eq!(fetched(&fixture, "g").await, (0, 0, -1));
 
         let alone = fixture_without_transactions().await;
-        let refused = ResponseError::CoordinatorNotAvailable.code();
+        let refused = ResponseError::NotCoordinator.code();
         assert_eq!(commit(&alone, 5, &request("g", 0, 5)).await, refused);
     }
 

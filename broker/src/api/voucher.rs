@@ -38,12 +38,3 @@ pub trait Voucher: Send + Sync {
     /// Kafka's error for the partition; INVALID_PRODUCER_EPOCH for PRODUCER_FENCED.
     fn vouch(&self, partition: InTransaction, unless: Unless) -> BoxFuture<'_, Result<(), ResponseError>>;
 }
-
-/// No transactions are coordinated here, and so none is ongoing.
-pub struct NoTransactions;
-
-impl Voucher for NoTransactions {
-    fn vouch(&self, _: InTransaction, _: Unless) -> BoxFuture<'_, Result<(), ResponseError>> {
-        Box::pin(std::future::ready(Err(ResponseError::CoordinatorNotAvailable)))
-    }
-}

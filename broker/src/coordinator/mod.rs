@@ -148,6 +148,11 @@ impl<M: Machine> Coordinator<M> {
         self.shards.load().values().filter_map(|shard| shard.look(&look)).collect()
     }
 
+    /// Looks at the one of a partition, if it is loaded.
+    pub fn look_in<T>(&self, partition: i32, look: impl Fn(&M) -> T) -> Option<T> {
+        self.shards.load().get(&partition)?.look(look)
+    }
+
     /// Creates the coordinator's topic, unless it is there. The error says that it is not, or not yet.
     ///
     /// # Errors
@@ -242,6 +247,25 @@ pub async fn answer<A, T>(
     // A shard that went away without a word is nobody's coordinator.
     let answer = told.await.unwrap_or(Err(ResponseError::NotCoordinator))?;
     take(answer).ok_or(ResponseError::UnknownServerError)
+}
+
+/// The same of several shards, together.
+///
+/// # Errors
+/// The first of theirs. One that is somebody else's by now has no part in the answer.
+pub async fn gather<A, T>(
+    told: Vec<oneshot::Receiver<Answered<A>>>,
+    take: impl Fn(A) -> Option<Vec<T>>,
+) -> Result<Vec<T>, ResponseError> {
+    let mut all = Vec::new();
+    for told in told {
+        match answer(told, &take).await {
+            Ok(more) => all.extend(more),
+            Err(ResponseError::NotCoordinator) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(all)
 }
 
 /// The partition of a coordinator's topic that a group or a transactional id belongs to: Java's `String.hashCode`, as in
