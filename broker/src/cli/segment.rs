@@ -240,7 +240,7 @@ fn records_of(header: &BatchHeader, batch: &Bytes) -> Result<Bytes> {
 #[cfg(test)]
 mod tests {
     use chronik_core::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
-    use chronik_core::record_batch::BatchBuilder;
+    use chronik_core::record_batch::{BatchBuilder, patch_base};
 
     use super::*;
 
@@ -285,7 +285,9 @@ mod tests {
             coordinator_epoch: 5,
             commit,
         };
-        std::fs::write(&path, [marker(true).batch(9), marker(false).batch(9)].concat()).unwrap();
+        let mut second = marker(false).batch(9);
+        patch_base(&mut second, 1, LeaderEpoch(2)).unwrap();
+        std::fs::write(&path, [marker(true).batch(9), second].concat()).unwrap();
         let text = shown(&|out| dump(&path, out).unwrap());
         assert!(text.starts_with("0\t9\tcommit by coordinator epoch 5 of producer 7 epoch 2\n"), "{text}");
         let text = shown(&|out| inspect(&path, out).unwrap());

@@ -77,6 +77,17 @@ fn a_checkpoint_without_times_of_verification_is_read() {
     assert_eq!(c.encode(), old.as_bytes(), "what is unknown takes no room");
 }
 
+/// A broker that knew nothing of transactions has written it.
+#[test]
+fn a_checkpoint_of_the_version_before_is_read() {
+    let c = checkpoint(3);
+    let text = String::from_utf8(c.encode()).unwrap();
+    let json = text.split_once('\n').unwrap().1.replace("\"version\":3", "\"version\":2");
+    assert!(json.contains("\"version\":2") && !json.contains("aborted"));
+    let old = format!("crc32c={:08x}\n{json}", crc32c::crc32c(json.as_bytes()));
+    assert_eq!(Checkpoint::decode(old.as_bytes()).unwrap(), c);
+}
+
 fn item(partition: i32, first: i64, last: i64, body_len: u32) -> Item {
     let (kind, leader_epoch) = (EntryKind::Append, LeaderEpoch(3));
     let records = (last - first + 1) as u32;

@@ -69,7 +69,7 @@ fn consumed(batches: &[Batch], aborted: &[AbortedTransaction]) -> Vec<Offset> {
         let id = batch.header.producer_id;
         if batch.marker.is_some_and(|marker| !marker.commit) {
             left_out.remove(&id);
-        } else if !batch.header.is_control() && !(batch.header.is_transactional() && left_out.contains(&id)) {
+        } else if !(batch.header.is_control() || batch.header.is_transactional() && left_out.contains(&id)) {
             consumed.push(batch.base());
         }
     }
