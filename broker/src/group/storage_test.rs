@@ -9,7 +9,7 @@ use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, Of
 use kafka_protocol::protocol::StrBytes;
 use proptest::prelude::*;
 
-use super::tests::{ask, commit_of, marker, txn_commit_of};
+use super::tests::{ask, commit_of, fetch, marker, txn_commit_of};
 use super::*;
 use crate::api::partitions::{Journal, PartitionReader};
 use crate::api::testing::Fixture;
@@ -164,7 +164,7 @@ impl House {
     }
 }
 
-/// Begins to load the groups of the log as it is now.
+/// Loads the groups of the log as it is now.
 fn open(bed: &Bed, id: TopicIdPartition, fixture: &Fixture) -> Arc<Coordinator> {
     bed.configure(id, |config| {
         config.segment_bytes = 2_500;
@@ -177,8 +177,12 @@ fn open(bed: &Bed, id: TopicIdPartition, fixture: &Fixture) -> Arc<Coordinator> 
     let log = OneLog(bed.reader(id), bed.partition(id).unwrap());
     let broker = &fixture.broker;
     let metrics = &broker.metrics.groups;
-    bed.runtime
-        .block_on(async { start(broker.config.broker_id, broker.metadata.clone(), Arc::new(log), metrics) })
+    bed.runtime.block_on(async {
+        let groups = start(broker.config.broker_id, broker.metadata.clone(), Arc::new(log), metrics);
+        // Markers are not waited with until it is loaded.
+        ask(&groups, GROUPS[0], fetch(GROUPS[0])).await.unwrap();
+        groups
+    })
 }
 
 proptest! {

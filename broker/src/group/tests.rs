@@ -59,7 +59,7 @@ pub(super) fn commit_of(group: &str, partition: i32, offset: i64) -> Call {
     Call::OffsetCommit(request, 8)
 }
 
-fn fetch(group: &str) -> Call {
+pub(super) fn fetch(group: &str) -> Call {
     let group = OffsetFetchRequestGroup::default()
         .with_group_id(GroupId(StrBytes::from_string(group.to_string())))
         .with_topics(None);
