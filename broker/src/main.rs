@@ -8,6 +8,7 @@ use chronik_broker::cli::log_dirs::{self, LogDirsArgs};
 use chronik_broker::cli::produce::{self, ProduceArgs};
 use chronik_broker::cli::segment::{self, SegmentArgs};
 use chronik_broker::cli::topics::{self, TopicsArgs};
+use chronik_broker::cli::transactions::{self, TransactionsArgs};
 use chronik_broker::cli::wal::{self, WalArgs};
 use chronik_broker::config::{BrokerArgs, Config, Surroundings};
 use clap::{Parser, Subcommand};
@@ -42,6 +43,8 @@ enum Command {
     Topics(TopicsArgs),
     /// List, describe and delete consumer groups, and set their offsets
     Groups(GroupsArgs),
+    /// List and describe transactional ids
+    Transactions(TransactionsArgs),
     /// Show how much of the disk each partition takes
     LogDirs(LogDirsArgs),
     /// Write lines from standard input to a topic
@@ -64,6 +67,7 @@ fn main() {
         Some(Command::Segment(args)) => segment::run(args),
         Some(Command::Topics(args)) => topics::run(args),
         Some(Command::Groups(args)) => groups::run(args),
+        Some(Command::Transactions(args)) => transactions::run(args),
         Some(Command::LogDirs(args)) => log_dirs::run(args),
         Some(Command::Produce(args)) => produce::run(args),
         Some(Command::Consume(args)) => consume::run(args),

@@ -147,6 +147,7 @@ async fn serve(config: Config) -> Result<()> {
     accepting.shutdown().await;
     // Members that wait for their group would hold up the stop.
     broker.groups.stop();
+    broker.txn.stop();
     connections.stop(limit / CLIENTS_PART).await;
     let closing = tokio::task::spawn_blocking({
         let logs = logs.clone();

@@ -50,18 +50,32 @@ struct Client {
     modes: &'static [Mode],
     /// Its program has the command `admin`.
     has_admin: bool,
+    /// Its program has the command `transact`.
+    transacts: bool,
 }
 
 const CLIENTS: [Client; 8] = [
-    Client { name: "java", language: "java", modes: ALL, has_admin: true },
-    Client { name: "confluent", language: "python", modes: ALL, has_admin: false },
-    Client { name: "aiokafka", language: "python", modes: WITHOUT_NATIVE, has_admin: false },
-    Client { name: "kafka-python", language: "python", modes: WITHOUT_NATIVE, has_admin: false },
-    Client { name: "franz-go", language: "go", modes: ALL, has_admin: false },
-    Client { name: "kafkajs", language: "node", modes: WITHOUT_NATIVE, has_admin: true },
-    Client { name: "kcat", language: "kcat", modes: ALL, has_admin: false },
+    Client { name: "java", language: "java", modes: ALL, has_admin: true, transacts: true },
+    Client { name: "confluent", language: "python", modes: ALL, has_admin: false, transacts: true },
+    Client {
+        name: "aiokafka",
+        language: "python",
+        modes: WITHOUT_NATIVE,
+        has_admin: false,
+        transacts: false,
+    },
+    Client {
+        name: "kafka-python",
+        language: "python",
+        modes: WITHOUT_NATIVE,
+        has_admin: false,
+        transacts: false,
+    },
+    Client { name: "franz-go", language: "go", modes: ALL, has_admin: false, transacts: false },
+    Client { name: "kafkajs", language: "node", modes: WITHOUT_NATIVE, has_admin: true, transacts: false },
+    Client { name: "kcat", language: "kcat", modes: ALL, has_admin: false, transacts: false },
     // Apache Kafka's command line tools: no program of ours, see `tools`.
-    Client { name: "tools", language: "java", modes: &[], has_admin: false },
+    Client { name: "tools", language: "java", modes: &[], has_admin: false, transacts: false },
 ];
 
 const PARTITIONS: u32 = 3;
@@ -98,6 +112,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         {
             tests.read(RECORDS);
             tests.group(RECORDS, 0);
+            tests.transact(RECORDS, MORE_RECORDS);
             // To the same topics, by new producers: offsets go on, and no old producer id is in the way.
             tests.write(RECORDS, MORE_RECORDS);
             tests.group(RECORDS, MORE_RECORDS);
@@ -105,6 +120,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
             tests.outcome("start", "", || broker.start_again());
             tests.read(RECORDS + MORE_RECORDS);
             tests.group(RECORDS + MORE_RECORDS, 0);
+            tests.transact(RECORDS + MORE_RECORDS, MORE_RECORDS);
             tests.outcome("stop", "SIGTERM", || broker.stop());
         }
     }
@@ -178,12 +194,13 @@ impl<'a> Tests<'a> {
         self.write(0, RECORDS);
         self.read(RECORDS);
         self.group(0, RECORDS);
+        self.transact(0, RECORDS);
         self.admin();
     }
 
     /// One line, and one count, for each thing tried. What fails does not stop the others.
     fn report(&mut self, what: &str, who: &str, since: Instant, result: Result<String>) -> bool {
-        let at = format!("[{:6.1} s] {what:6} {who:12}", self.begun.elapsed().as_secs_f64());
+        let at = format!("[{:6.1} s] {what:8} {who:12}", self.begun.elapsed().as_secs_f64());
         let took = since.elapsed().as_secs_f64();
         match &result {
             Ok(said) => println!("{at} ok {took:5.1} s  {said}"),
@@ -286,6 +303,19 @@ impl<'a> Tests<'a> {
                     .map(|output| output.last_line()),
             };
             self.report("group", client.name, since, result);
+        }
+    }
+
+    /// Each client's transactional producer goes on where its last incarnation was cut short.
+    fn transact(&mut self, first: u32, records: u32) {
+        for client in self.clients.clone().into_iter().filter(|client| client.transacts) {
+            let since = Instant::now();
+            let topic = format!("{}.{}.transactions", self.prefix, client.name);
+            let result = self
+                .program(client, "transact", first, records)
+                .and_then(|program| program.args([topic]).output())
+                .map(|output| output.last_line());
+            self.report("transact", client.name, since, result);
         }
     }
 

@@ -1,27 +1,19 @@
 //! Consumer groups, by the requests of Kafka's Admin API: this client is a member of none.
 
-use std::time::Duration;
-
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::{
-    DeleteGroupsRequest, DescribeGroupsRequest, FindCoordinatorRequest, GroupId, ListGroupsRequest,
-    OffsetCommitRequest, OffsetFetchRequest,
+    DeleteGroupsRequest, DescribeGroupsRequest, GroupId, ListGroupsRequest, OffsetCommitRequest,
+    OffsetFetchRequest,
 };
 use kafka_protocol::protocol::StrBytes;
-use tokio::time::{Instant, sleep};
 
 use super::admin::first;
 use super::cluster::{Client, topic_name};
-use super::connection::RequestVersion;
+use super::coordinators::Kind;
 use super::error::{ClientError, check};
-
-/// While a coordinator is on its way, it is asked again this often.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
-/// `COORDINATOR_LOAD_IN_PROGRESS`, `COORDINATOR_NOT_AVAILABLE`, `NOT_COORDINATOR`
-const ON_ITS_WAY: [i16; 3] = [14, 15, 16];
 
 /// A group, as a list of groups tells it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,17 +73,9 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; the server's refusal by name.
     pub async fn groups(&mut self) -> Result<Vec<ListedGroup>, ClientError> {
-        let brokers: Vec<i32> = self.cluster(Some(&[])).await?.brokers.into_keys().collect();
+        let request = ListGroupsRequest::default();
         let mut groups = Vec::new();
-        for id in brokers {
-            let deadline = Instant::now() + self.timeout();
-            let response = loop {
-                let response = self.broker(id).await?.call(&ListGroupsRequest::default()).await?;
-                if !ON_ITS_WAY.contains(&response.error_code) || Instant::now() >= deadline {
-                    break response;
-                }
-                sleep(ASK_AGAIN).await;
-            };
+        for (id, response) in self.every_coordinator(&request, |r| r.error_code).await? {
             check(response.error_code, None, || format!("list the groups of broker {id}"))?;
             groups.extend(response.groups.into_iter().map(|group| ListedGroup {
                 id: group.group_id.to_string(),
@@ -112,7 +96,7 @@ impl Client {
         let code = |r: &<DescribeGroupsRequest as kafka_protocol::protocol::Request>::Response| {
             r.groups.first().map_or(0, |group| group.error_code)
         };
-        let response = self.coordinated(id, &request, code).await?;
+        let response = self.coordinated(Kind::Group, id, &request, code).await?;
         let what = || format!("describe group {id}");
         let group = first(response.groups, what)?;
         check(group.error_code, None, what)?;
@@ -143,7 +127,7 @@ impl Client {
         let code = |r: &<OffsetFetchRequest as kafka_protocol::protocol::Request>::Response| {
             r.groups.first().map_or(0, |group| group.error_code)
         };
-        let response = self.coordinated(id, &request, code).await?;
+        let response = self.coordinated(Kind::Group, id, &request, code).await?;
         let what = || format!("fetch the offsets of group {id}");
         let group = first(response.groups, what)?;
         check(group.error_code, None, what)?;
@@ -192,7 +176,7 @@ impl Client {
             let mut codes = r.topics.iter().flat_map(|t| &t.partitions).map(|p| p.error_code);
             codes.find(|code| *code != 0).unwrap_or(0)
         };
-        let response = self.coordinated(id, &request, code).await?;
+        let response = self.coordinated(Kind::Group, id, &request, code).await?;
         for topic in &response.topics {
             for partition in &topic.partitions {
                 check(partition.error_code, None, || {
@@ -215,47 +199,10 @@ impl Client {
         let code = |r: &<DeleteGroupsRequest as kafka_protocol::protocol::Request>::Response| {
             r.results.first().map_or(0, |result| result.error_code)
         };
-        let response = self.coordinated(id, &request, code).await?;
+        let response = self.coordinated(Kind::Group, id, &request, code).await?;
         let what = || format!("delete group {id}");
         let result = first(response.results, what)?;
         Ok(check(result.error_code, None, what)?)
-    }
-
-    /// Asks a group's coordinator, and again while it is on its way: `code` finds that in the answer.
-    async fn coordinated<R: RequestVersion>(
-        &mut self,
-        id: &str,
-        request: &R,
-        code: impl Fn(&R::Response) -> i16,
-    ) -> Result<R::Response, ClientError> {
-        let deadline = Instant::now() + self.timeout();
-        loop {
-            let broker = self.coordinator(id, deadline).await?;
-            let response = self.broker(broker).await?.call(request).await?;
-            if !ON_ITS_WAY.contains(&code(&response)) || Instant::now() >= deadline {
-                return Ok(response);
-            }
-            sleep(ASK_AGAIN).await;
-        }
-    }
-
-    /// The broker that coordinates a group.
-    async fn coordinator(&mut self, id: &str, deadline: Instant) -> Result<i32, ClientError> {
-        let key = StrBytes::from_string(id.to_owned());
-        let request = FindCoordinatorRequest::default().with_key_type(0).with_coordinator_keys(vec![key]);
-        let what = || format!("find the coordinator of group {id}");
-        let found = loop {
-            let response = self.ask(&request).await?;
-            let found = first(response.coordinators, what)?;
-            if !ON_ITS_WAY.contains(&found.error_code) || Instant::now() >= deadline {
-                break found;
-            }
-            sleep(ASK_AGAIN).await;
-        };
-        check(found.error_code, found.error_message.as_deref(), what)?;
-        // Learns where the brokers are.
-        self.cluster(Some(&[])).await?;
-        Ok(found.node_id.0)
     }
 }
 

@@ -21,9 +21,11 @@ enum Shape {
     List(&'static [Shape]),
     /// A compact array of `i32`.
     Ints,
+    /// A compact array of strings.
+    Texts,
 }
 
-use Shape::{Fixed, Ints, List, Text};
+use Shape::{Fixed, Ints, List, Text, Texts};
 
 const METADATA: &[Shape] = &[
     Fixed(4),
@@ -113,6 +115,9 @@ const OFFSET_FETCH: &[Shape] = &[
 ];
 const OFFSET_COMMIT: &[Shape] = &[Fixed(4), List(&[Text, List(&[Fixed(4), Fixed(2)])])];
 const DELETE_GROUPS: &[Shape] = &[Fixed(4), List(&[Text, Fixed(2)])];
+const LIST_TRANSACTIONS: &[Shape] = &[Fixed(4), Fixed(2), Texts, List(&[Text, Fixed(8), Text])];
+const DESCRIBE_TRANSACTIONS: &[Shape] =
+    &[Fixed(4), List(&[Fixed(2), Text, Text, Fixed(4), Fixed(8), Fixed(8), Fixed(2), List(&[Text, Ints])])];
 
 /// Walks `body`, the answer to `api` without its header.
 ///
@@ -137,6 +142,8 @@ pub(super) fn check(api: ApiKey, body: &Bytes) -> Result<(), &'static str> {
         ApiKey::OffsetFetch => OFFSET_FETCH,
         ApiKey::OffsetCommit => OFFSET_COMMIT,
         ApiKey::DeleteGroups => DELETE_GROUPS,
+        ApiKey::ListTransactions => LIST_TRANSACTIONS,
+        ApiKey::DescribeTransactions => DESCRIBE_TRANSACTIONS,
         _ => return Err("an answer of unknown shape"),
     };
     structure(&mut body.as_ref(), shape)
@@ -153,6 +160,12 @@ fn structure(data: &mut &[u8], shape: &[Shape]) -> Result<(), &'static str> {
             Ints => {
                 let count = length(data)?;
                 skip(data, count.saturating_mul(4))?;
+            }
+            Texts => {
+                for _ in 0..length(data)? {
+                    let length = length(data)?;
+                    skip(data, length)?;
+                }
             }
             List(element) => {
                 for _ in 0..length(data)? {

@@ -11,10 +11,12 @@ mod batch;
 mod cluster;
 pub mod compression;
 mod connection;
+mod coordinators;
 mod error;
 mod groups;
 mod guard;
 mod records;
+mod transactions;
 
 pub use admin::{ConfigEntry, ConfigSource, LogDir, NewTopic, PartitionSize, Resource};
 pub use batch::{
@@ -25,3 +27,4 @@ pub use connection::{Connection, RequestVersion};
 pub use error::{ClientError, Refusal, error_name};
 pub use groups::{CommittedOffset, Group, GroupMember, ListedGroup};
 pub use records::{Acks, Fetched, Position};
+pub use transactions::{ListedTransaction, Transaction};

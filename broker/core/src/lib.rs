@@ -6,6 +6,7 @@
 
 pub mod compaction;
 pub mod controller;
+pub mod coordinator;
 pub mod group;
 pub mod ids;
 pub mod log;
@@ -13,4 +14,5 @@ pub mod metadata;
 pub mod record_batch;
 pub mod scrub;
 pub mod store;
+pub mod txn;
 pub mod wal;

@@ -8,7 +8,7 @@ use chronik_client::compression;
 use chronik_core::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
 use chronik_core::log::{find_timestamp, trim_run};
 use chronik_core::record_batch::{
-    BatchBuilder, BatchLimits, Batches, Compression, Crc, RecordIter, TimestampType, check_produced,
+    BatchBuilder, BatchLimits, Batches, Compression, Crc, Origin, RecordIter, TimestampType, check_produced,
 };
 use chronik_fuzz::seeds;
 use libfuzzer_sys::fuzz_target;
@@ -36,6 +36,7 @@ fn run(data: &[u8]) {
         timestamp_type: TimestampType::CreateTime,
         now_ms: 1_000_000,
         needs_keys: false,
+        origin: Origin::Client,
     };
     if let Ok(summary) = check_produced(&data, &limits) {
         let mut stored = data.clone();

@@ -23,6 +23,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use chronik_core::ids::BrokerId;
+use chronik_core::{group, txn};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -170,7 +171,9 @@ async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     if let Some(broker) = admin.broker.get() {
         admin.metrics.observe(&broker.metadata.image());
-        broker.groups.observe();
+        broker.metrics.groups.set(&broker.groups.look(group::Shard::counts));
+        let transactions = broker.txn.coordinator().look(txn::Shard::counts);
+        broker.metrics.transactions.set(&transactions);
     }
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     match admin.metrics.encode() {

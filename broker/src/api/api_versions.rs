@@ -1,12 +1,20 @@
-//! ApiVersions (18): what is served, from the table; and who the client says it is (KIP-511).
+//! ApiVersions (18): what is served, from the table, and the features that are finalized (KIP-584); and who the client says
+//! it is (KIP-511).
 
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey};
 use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse};
 
-use super::{Api, Reply, Request, TABLE};
+use super::{Api, Reply, Request, TABLE, text};
 
 pub const API: Api = Api { key: ApiKey::ApiVersions, min: 0, max: 4, serve: super::Serve::Call(serve) };
+
+/// With level 2, each transaction of a client that knows it has an epoch of its own (KIP-890). A client that does not know
+/// features does as it always did.
+const TRANSACTION_VERSION: &str = "transaction.version";
+const TRANSACTION_VERSION_LEVEL: i16 = 2;
+/// Clients below this version cannot read that a feature's lowest level is 0.
+const LEVEL_0_FROM: i16 = 4;
 
 fn serve(mut request: Request) -> Reply {
     let body: ApiVersionsRequest = match request.decode() {
@@ -24,7 +32,7 @@ fn serve(mut request: Request) -> Reply {
         let _ = request.conn.software.set((name, version));
     }
     response.api_keys = TABLE.iter().map(row).collect();
-    request.head.reply(&response)
+    request.head.reply(&with_features(response, request.head.version))
 }
 
 /// The answer to a version that is not served: version 0 of the response, with the versions that are, so
@@ -37,6 +45,23 @@ pub(super) fn unsupported(request: &Request) -> Reply {
         Ok(frame) => Reply::Now(frame),
         Err(e) => Reply::Close(e.to_string()),
     }
+}
+
+/// Versions that have no features leave them out.
+fn with_features(response: ApiVersionsResponse, version: i16) -> ApiVersionsResponse {
+    let supported = SupportedFeatureKey::default()
+        .with_name(text(TRANSACTION_VERSION))
+        .with_min_version(i16::from(version < LEVEL_0_FROM))
+        .with_max_version(TRANSACTION_VERSION_LEVEL);
+    let finalized = FinalizedFeatureKey::default()
+        .with_name(text(TRANSACTION_VERSION))
+        .with_min_version_level(TRANSACTION_VERSION_LEVEL)
+        .with_max_version_level(TRANSACTION_VERSION_LEVEL);
+    // The level is the program's, and changes with it alone.
+    response
+        .with_supported_features(vec![supported])
+        .with_finalized_features_epoch(0)
+        .with_finalized_features(vec![finalized])
 }
 
 fn row(api: &Api) -> ApiVersion {
@@ -77,6 +102,19 @@ mod tests {
             }
         }
         assert_eq!(&*fixture.conn.software.get().unwrap().0, "apache-kafka-java");
+    }
+
+    #[tokio::test]
+    async fn each_transaction_may_have_an_epoch_of_its_own() {
+        let fixture = Fixture::new().await;
+        for (version, min) in [(3, 1), (4, 0)] {
+            let told: ApiVersionsResponse = fixture.call(version, &client("java", "4.3.1")).await;
+            let [supported] = &told.supported_features[..] else { panic!("{told:?}") };
+            assert_eq!((supported.name.as_str(), supported.min_version), (TRANSACTION_VERSION, min));
+            assert_eq!((supported.max_version, told.finalized_features_epoch), (2, 0));
+            let [finalized] = &told.finalized_features[..] else { panic!("{told:?}") };
+            assert_eq!((finalized.name.as_str(), finalized.max_version_level), (TRANSACTION_VERSION, 2));
+        }
     }
 
     #[tokio::test]

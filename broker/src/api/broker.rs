@@ -9,10 +9,12 @@ use chronik_core::metadata::{MetadataImage, MetadataRecord};
 
 use super::fetch::FetchSessions;
 use super::partitions::Logs;
+use super::voucher::Voucher;
 use crate::config::Config;
-use crate::group::Coordinator;
+use crate::group;
 use crate::metrics::Metrics;
 use crate::quorum::MetadataStore;
+use crate::txn::Transactions;
 
 /// What is fixed when the broker has opened its directories.
 #[derive(Clone, Debug)]
@@ -35,11 +37,14 @@ pub struct Broker {
     pub logs: Arc<dyn Logs>,
     pub metrics: Arc<Metrics>,
     pub fetch_sessions: FetchSessions,
-    pub groups: Arc<Coordinator>,
+    pub groups: Arc<group::Coordinator>,
+    pub txn: Arc<Transactions>,
+    /// The same, where a test has put nobody else there.
+    pub voucher: Arc<dyn Voucher>,
 }
 
 impl Broker {
-    /// Begins to load consumer groups. To be called in a runtime.
+    /// Begins to load consumer groups and transactions. To be called in a runtime.
     pub fn new(
         config: Config,
         identity: Identity,
@@ -48,9 +53,16 @@ impl Broker {
         metrics: Arc<Metrics>,
     ) -> Broker {
         let fetch_sessions = FetchSessions::new(config.fetch_sessions_max, &metrics);
-        let groups =
-            Coordinator::start(config.broker_id, metadata.clone(), logs.clone(), metrics.groups.clone());
-        Broker { config, identity, metadata, logs, metrics, fetch_sessions, groups }
+        let groups = group::start(config.broker_id, metadata.clone(), logs.clone(), &metrics.groups);
+        let txn = Transactions::start(
+            config.broker_id,
+            metadata.clone(),
+            logs.clone(),
+            groups.clone(),
+            &metrics.transactions,
+        );
+        let voucher = txn.clone();
+        Broker { config, identity, metadata, logs, metrics, fetch_sessions, groups, txn, voucher }
     }
 
     /// Has the controller decide, and waits for its records at most `timeout_ms`. A change that was begun

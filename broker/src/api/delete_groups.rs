@@ -7,7 +7,7 @@ use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::{ApiKey, DeleteGroupsRequest, DeleteGroupsResponse};
 
 use super::{Api, Reply, Request};
-use crate::group;
+use crate::coordinator;
 
 pub const API: Api = Api { key: ApiKey::DeleteGroups, min: 0, max: 2, serve: super::Serve::Call(serve) };
 
@@ -28,7 +28,7 @@ fn serve(mut request: Request) -> Reply {
     request.later(async move {
         let mut results = Vec::with_capacity(told.len());
         for (id, told) in told {
-            let answered = group::answer(told, |answer| match answer {
+            let answered = coordinator::answer(told, |answer| match answer {
                 Answer::DeleteGroup(result) => Some(result),
                 _ => None,
             });

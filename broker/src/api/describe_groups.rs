@@ -5,7 +5,7 @@ use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::{ApiKey, DescribeGroupsRequest, DescribeGroupsResponse};
 
 use super::{Api, NOT_ASKED, Reply, Request, bits};
-use crate::group;
+use crate::coordinator;
 
 pub const API: Api = Api { key: ApiKey::DescribeGroups, min: 0, max: 6, serve: super::Serve::Call(serve) };
 
@@ -29,7 +29,7 @@ fn serve(mut request: Request) -> Reply {
     request.later(async move {
         let mut groups = Vec::with_capacity(told.len());
         for (id, told) in told {
-            let answered = group::answer(told, |answer| match answer {
+            let answered = coordinator::answer(told, |answer| match answer {
                 Answer::DescribeGroup(group) => Some(group),
                 _ => None,
             });

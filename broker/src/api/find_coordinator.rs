@@ -1,4 +1,5 @@
-//! FindCoordinator (10): which broker has the groups of this id; several at once since version 4 (KIP-699).
+//! FindCoordinator (10): which broker has the group of this id, or the transactional id; several at once since version 4
+//! (KIP-699).
 
 use chronik_core::metadata::{MetadataImage, TopicImage};
 use kafka_protocol::error::ResponseError;
@@ -7,7 +8,7 @@ use kafka_protocol::messages::{ApiKey, BrokerId, FindCoordinatorRequest, FindCoo
 use kafka_protocol::protocol::StrBytes;
 
 use super::{Api, Broker, Reply, Request, text};
-use crate::group::partition_in;
+use crate::coordinator::partition_in;
 
 pub const API: Api = Api { key: ApiKey::FindCoordinator, min: 0, max: 6, serve: super::Serve::Call(serve) };
 
@@ -32,8 +33,7 @@ fn serve(mut request: Request) -> Reply {
     request.later(async move {
         let topic = match body.key_type {
             GROUP => broker.groups.ensure_topic().await,
-            // Kafka's word when it has no topic for them: transactions are not served yet.
-            TRANSACTION => Err(ResponseError::CoordinatorNotAvailable),
+            TRANSACTION => broker.txn.coordinator().ensure_topic().await,
             // A Kafka without share groups.
             SHARE => Err(ResponseError::InvalidRequest),
             _ => Err(ResponseError::UnknownServerError),

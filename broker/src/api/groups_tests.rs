@@ -21,7 +21,6 @@ use super::testing::Fixture;
 use super::{Reply, text};
 
 const LOADING: i16 = 14;
-const NOT_AVAILABLE: i16 = 15;
 const NOT_COORDINATOR: i16 = 16;
 const MEMBER_ID_REQUIRED: i16 = 79;
 
@@ -350,10 +349,10 @@ async fn without_the_topic_nobody_coordinates_and_while_it_loads_clients_wait() 
 }
 
 #[tokio::test]
-async fn other_coordinators_than_of_groups_are_not_here() {
+async fn coordinators_of_groups_and_of_transactions_are_here() {
     let fixture = fixture().await;
     for version in 0..=6 {
-        for (kind, code) in [(1, NOT_AVAILABLE), (2, 42), (3, -1)] {
+        for (kind, code) in [(1, 0), (2, 42), (3, -1)] {
             // Version 0 knows no kinds.
             let (kind, code) = if version == 0 { (0, 0) } else { (kind, code) };
             let found = find(&fixture, version, "key", kind).await;
@@ -365,7 +364,7 @@ async fn other_coordinators_than_of_groups_are_not_here() {
     }
     let image = fixture.broker.metadata.image();
     assert!(image.topic(OFFSETS_TOPIC).unwrap().is_internal);
-    assert!(image.topic("__transaction_state").is_none());
+    assert!(image.topic("__transaction_state").unwrap().is_internal);
 }
 
 #[tokio::test]

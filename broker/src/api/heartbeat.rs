@@ -5,7 +5,7 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{ApiKey, HeartbeatRequest, HeartbeatResponse};
 
 use super::{Api, Reply, Request};
-use crate::group;
+use crate::coordinator;
 
 pub const API: Api = Api { key: ApiKey::Heartbeat, min: 0, max: 4, serve: super::Serve::Call(serve) };
 
@@ -18,7 +18,7 @@ fn serve(mut request: Request) -> Reply {
     let told = request.broker.groups.call(&group_id, Call::Heartbeat(body, request.head.version));
     let broker = request.broker.clone();
     request.waiting(async move {
-        let answered = group::answer(told, |answer| match answer {
+        let answered = coordinator::answer(told, |answer| match answer {
             Answer::Heartbeat(response) => Some(response),
             _ => None,
         });

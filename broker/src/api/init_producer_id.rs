@@ -1,53 +1,57 @@
-//! InitProducerId (22): an id for an idempotent producer (KIP-98, KIP-360).
+//! InitProducerId (22): an id for an idempotent producer (KIP-98, KIP-360); for one with a transactional id its own, with
+//! an epoch above those of its earlier incarnations.
 
+use chronik_core::txn::Producer;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{ApiKey, InitProducerIdRequest, InitProducerIdResponse, ProducerId};
 
-use super::{Api, Reply, Request};
+use super::{Api, Broker, Reply, Request, fenced_before};
 
 pub const API: Api = Api { key: ApiKey::InitProducerId, min: 0, max: 5, serve: super::Serve::Call(serve) };
+
+/// From this version on, clients know PRODUCER_FENCED (KIP-588).
+const FENCED_FROM: i16 = 4;
 
 fn serve(mut request: Request) -> Reply {
     let body: InitProducerIdRequest = match request.decode() {
         Ok(body) => body,
         Err(close) => return close,
     };
-    if let Err(error) = check(&body) {
-        request.broker.metrics.error(API.key as i16, error.code());
-        return request.head.reply(&refused(error.code()));
-    }
+    let version = request.head.version;
     let broker = request.broker.clone();
     request.later(async move {
-        // Without a transaction nobody fences: as in Kafka, a producer that comes with an id gets a new one,
-        // and raises the epoch of its own when it needs to.
-        match broker.metadata.allocate_producer_id().await {
-            Ok(id) => {
-                InitProducerIdResponse::default().with_producer_id(ProducerId(id.0)).with_producer_epoch(0)
-            }
-            Err(e) => {
-                broker.metrics.error(API.key as i16, e.code.code());
-                refused(e.code.code())
+        match init(&broker, &body).await {
+            Ok(producer) => InitProducerIdResponse::default()
+                .with_producer_id(ProducerId(producer.id.0))
+                .with_producer_epoch(producer.epoch.0),
+            Err(error) => {
+                let code = fenced_before(FENCED_FROM, version, error).code();
+                broker.metrics.error(API.key as i16, code);
+                InitProducerIdResponse::default()
+                    .with_error_code(code)
+                    .with_producer_id(ProducerId(-1))
+                    .with_producer_epoch(-1)
             }
         }
     })
 }
 
-fn check(body: &InitProducerIdRequest) -> Result<(), ResponseError> {
-    let (id, epoch) = (body.producer_id.0, body.producer_epoch);
-    match &body.transactional_id {
-        Some(name) if name.is_empty() => Err(ResponseError::InvalidRequest),
-        // No coordinator serves transactions here yet: FindCoordinator says the same.
-        Some(_) => Err(ResponseError::CoordinatorNotAvailable),
-        None if (id == -1) != (epoch == -1) => Err(ResponseError::InvalidRequest),
-        None => Ok(()),
+async fn init(broker: &Broker, body: &InitProducerIdRequest) -> Result<Producer, ResponseError> {
+    let told = Producer::new(body.producer_id.0, body.producer_epoch);
+    if (told.id.0 == -1) != (told.epoch.0 == -1) {
+        return Err(ResponseError::InvalidRequest);
     }
-}
-
-fn refused(code: i16) -> InitProducerIdResponse {
-    InitProducerIdResponse::default()
-        .with_error_code(code)
-        .with_producer_id(ProducerId(-1))
-        .with_producer_epoch(-1)
+    let Some(id) = &body.transactional_id else {
+        // Without a transaction nobody fences: as in Kafka, a producer that comes with an id gets a new one,
+        // and raises the epoch of its own when it needs to.
+        let fresh = broker.txn.fresh_producer_id().await?;
+        return Ok(Producer::new(fresh.0, 0));
+    };
+    if id.is_empty() {
+        return Err(ResponseError::InvalidRequest);
+    }
+    let expected = (told.id.0 != -1).then_some(told);
+    broker.txn.init_producer_id(id, body.transaction_timeout_ms, expected).await
 }
 
 #[cfg(test)]
@@ -88,7 +92,7 @@ mod tests {
             (plain().with_producer_id(ProducerId(3)), 42),
             (plain().with_producer_epoch(3), 42),
             (transactional(""), 42),
-            (transactional("tx"), 15),
+            (transactional("tx"), 16),
         ] {
             let response: InitProducerIdResponse = fixture.call(5, &request).await;
             assert_eq!(

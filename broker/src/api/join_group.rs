@@ -6,7 +6,7 @@ use chronik_core::group::{Answer, Call, Caller};
 use kafka_protocol::messages::{ApiKey, JoinGroupRequest, JoinGroupResponse};
 
 use super::{Api, Reply, Request};
-use crate::group;
+use crate::{coordinator, group};
 
 pub const API: Api = Api { key: ApiKey::JoinGroup, min: 0, max: 9, serve: super::Serve::Call(serve) };
 
@@ -27,7 +27,7 @@ fn serve(mut request: Request) -> Reply {
     let told = request.broker.groups.call(&group_id, Call::JoinGroup(body, version, caller));
     let broker = request.broker.clone();
     request.waiting(async move {
-        let answered = group::answer(told, |answer| match answer {
+        let answered = coordinator::answer(told, |answer| match answer {
             Answer::JoinGroup(response) => Some(response),
             _ => None,
         });

@@ -1,11 +1,10 @@
 //! ListGroups (16): all groups that this broker coordinates, by state (KIP-518) and type (KIP-848) if asked.
 
 use chronik_core::group::{Answer, Call};
-use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{ApiKey, ListGroupsRequest, ListGroupsResponse};
 
 use super::{Api, Reply, Request};
-use crate::group;
+use crate::coordinator;
 
 pub const API: Api = Api { key: ApiKey::ListGroups, min: 0, max: 5, serve: super::Serve::Call(serve) };
 
@@ -20,22 +19,16 @@ fn serve(mut request: Request) -> Reply {
     let told = request.broker.groups.call_all(&call);
     let broker = request.broker.clone();
     request.later(async move {
-        let mut groups = Vec::new();
-        for told in told {
-            let answered = group::answer(told, |answer| match answer {
-                Answer::ListGroups(groups) => Some(groups),
-                _ => None,
-            });
-            match answered.await {
-                Ok(more) => groups.extend(more),
-                // Its groups are somebody else's by now.
-                Err(ResponseError::NotCoordinator) => {}
-                Err(e) => {
-                    broker.metrics.error(API.key as i16, e.code());
-                    return ListGroupsResponse::default().with_error_code(e.code());
-                }
+        let listed = coordinator::gather(told, |answer| match answer {
+            Answer::ListGroups(groups) => Some(groups),
+            _ => None,
+        });
+        match listed.await {
+            Ok(groups) => ListGroupsResponse::default().with_groups(groups),
+            Err(e) => {
+                broker.metrics.error(API.key as i16, e.code());
+                ListGroupsResponse::default().with_error_code(e.code())
             }
         }
-        ListGroupsResponse::default().with_groups(groups)
     })
 }

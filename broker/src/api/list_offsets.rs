@@ -236,6 +236,20 @@ mod tests {
         assert_eq!(answer(&fixture, 7, &ask("a", 0, 3000)).await, (0, -1, -1, -1));
     }
 
+    /// A transaction is open from offset 10 on.
+    #[tokio::test]
+    async fn readers_of_decided_records_see_no_further() {
+        let fixture = filled().await;
+        fixture.log("a", 0).set_undecided(Some(10));
+        for version in 2..=10 {
+            let asked = |timestamp| ask("a", 0, timestamp).with_isolation_level(1);
+            assert_eq!(answer(&fixture, version, &asked(LATEST)).await.2, 10);
+            assert_eq!(answer(&fixture, version, &asked(1009)).await.2, 9);
+            assert_eq!(answer(&fixture, version, &asked(2000)).await.2, -1, "nothing decided is as late");
+            assert_eq!(answer(&fixture, version, &ask("a", 0, 2000)).await.2, 10);
+        }
+    }
+
     #[tokio::test]
     async fn refusals_carry_kafkas_codes() {
         let fixture = filled().await;

@@ -3,6 +3,8 @@
 //! [`TABLE`] is all there is: what is not in it is neither served nor told to clients. A handler decodes the
 //! body, reads the metadata image without a lock, and answers with a [`Reply`].
 
+mod add_offsets_to_txn;
+mod add_partitions_to_txn;
 mod alter_configs;
 mod api_versions;
 mod broker;
@@ -15,6 +17,10 @@ mod describe_cluster;
 mod describe_configs;
 mod describe_groups;
 mod describe_log_dirs;
+mod describe_producers;
+mod describe_topic_partitions;
+mod describe_transactions;
+mod end_txn;
 pub mod fetch;
 mod find_coordinator;
 #[cfg(test)]
@@ -24,8 +30,10 @@ mod incremental_alter_configs;
 mod init_producer_id;
 mod join_group;
 mod leave_group;
+mod list_config_resources;
 mod list_groups;
 mod list_offsets;
+mod list_transactions;
 mod metadata;
 mod offset_commit;
 mod offset_delete;
@@ -37,6 +45,11 @@ mod request;
 mod sync_group;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod transactions_tests;
+mod txn_offset_commit;
+pub mod voucher;
+mod write_txn_markers;
 
 use std::pin::Pin;
 
@@ -94,6 +107,16 @@ pub static TABLE: &[Api] = &[
     list_groups::API,
     delete_groups::API,
     offset_delete::API,
+    add_partitions_to_txn::API,
+    add_offsets_to_txn::API,
+    end_txn::API,
+    describe_transactions::API,
+    list_transactions::API,
+    txn_offset_commit::API,
+    write_txn_markers::API,
+    describe_producers::API,
+    list_config_resources::API,
+    describe_topic_partitions::API,
 ];
 
 /// The row of an API key.
@@ -136,6 +159,16 @@ pub fn name(key: ApiKey) -> &'static str {
         ApiKey::ListGroups => "ListGroups",
         ApiKey::DeleteGroups => "DeleteGroups",
         ApiKey::OffsetDelete => "OffsetDelete",
+        ApiKey::AddPartitionsToTxn => "AddPartitionsToTxn",
+        ApiKey::AddOffsetsToTxn => "AddOffsetsToTxn",
+        ApiKey::EndTxn => "EndTxn",
+        ApiKey::DescribeTransactions => "DescribeTransactions",
+        ApiKey::ListTransactions => "ListTransactions",
+        ApiKey::TxnOffsetCommit => "TxnOffsetCommit",
+        ApiKey::WriteTxnMarkers => "WriteTxnMarkers",
+        ApiKey::DescribeProducers => "DescribeProducers",
+        ApiKey::ListConfigResources => "ListConfigResources",
+        ApiKey::DescribeTopicPartitions => "DescribeTopicPartitions",
         _ => "Other",
     }
 }
@@ -215,4 +248,13 @@ fn led_partition<'a>(
 ) -> Result<&'a PartitionImage, ResponseError> {
     let image = topic.partition(partition).ok_or(ResponseError::UnknownTopicOrPartition)?;
     if image.leader == broker.config.broker_id { Ok(image) } else { Err(ResponseError::NotLeaderOrFollower) }
+}
+
+/// Before a version of its own, each transactional API had one word for both: that a producer was fenced, and that its
+/// epoch is an old one.
+fn fenced_before(known_from: i16, version: i16, error: ResponseError) -> ResponseError {
+    match error {
+        ResponseError::ProducerFenced if version < known_from => ResponseError::InvalidProducerEpoch,
+        error => error,
+    }
 }

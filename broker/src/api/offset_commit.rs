@@ -12,7 +12,7 @@ use kafka_protocol::messages::offset_commit_response::{
 use kafka_protocol::messages::{ApiKey, OffsetCommitRequest, OffsetCommitResponse};
 
 use super::{Api, Reply, Request};
-use crate::group;
+use crate::coordinator;
 
 pub const API: Api = Api { key: ApiKey::OffsetCommit, min: 2, max: 9, serve: super::Serve::Call(serve) };
 
@@ -33,7 +33,7 @@ fn serve(mut request: Request) -> Reply {
         let answered = match told {
             None => Ok(OffsetCommitResponse::default()),
             Some(told) => {
-                group::answer(told, |answer| match answer {
+                coordinator::answer(told, |answer| match answer {
                     Answer::OffsetCommit(response) => Some(response),
                     _ => None,
                 })

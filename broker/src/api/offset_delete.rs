@@ -10,7 +10,7 @@ use kafka_protocol::messages::offset_delete_response::{
 use kafka_protocol::messages::{ApiKey, OffsetDeleteRequest, OffsetDeleteResponse};
 
 use super::{Api, Reply, Request};
-use crate::group;
+use crate::coordinator;
 
 pub const API: Api = Api { key: ApiKey::OffsetDelete, min: 0, max: 0, serve: super::Serve::Call(serve) };
 
@@ -42,7 +42,7 @@ fn serve(mut request: Request) -> Reply {
         let answered = match told {
             None => Ok(OffsetDeleteResponse::default()),
             Some(told) => {
-                group::answer(told, |answer| match answer {
+                coordinator::answer(told, |answer| match answer {
                     Answer::OffsetDelete(response) => Some(response),
                     _ => None,
                 })

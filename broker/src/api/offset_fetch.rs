@@ -8,7 +8,7 @@ use kafka_protocol::messages::offset_fetch_response::{
 use kafka_protocol::messages::{ApiKey, OffsetFetchRequest, OffsetFetchResponse};
 
 use super::{Api, Reply, Request, text};
-use crate::group;
+use crate::coordinator;
 
 pub const API: Api = Api { key: ApiKey::OffsetFetch, min: 1, max: 9, serve: super::Serve::Call(serve) };
 
@@ -39,7 +39,7 @@ fn serve(mut request: Request) -> Reply {
     request.later(async move {
         let mut answers = Vec::with_capacity(told.len());
         for (asked, told) in told {
-            let answered = group::answer(told, |answer| match answer {
+            let answered = coordinator::answer(told, |answer| match answer {
                 Answer::OffsetFetch(group) => Some(group),
                 _ => None,
             });

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use chronik_core::ids::{LeaderEpoch, Offset, TopicIdPartition};
+use chronik_core::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicIdPartition};
+use chronik_core::log::{AbortedTransaction, ActiveProducer, EndMarker};
+use chronik_core::record_batch::Verified;
 use thiserror::Error;
 use tokio::sync::{Notify, oneshot};
 
@@ -30,6 +32,24 @@ pub trait Journal: Send + Sync {
     /// When the partition takes no records now. Nothing was appended.
     fn append(&self, batch: Bytes, now_ms: i64) -> Result<oneshot::Receiver<()>, Refused>;
 
+    /// Ends a producer's transaction here: a control batch, with the place and the answer of any other append.
+    ///
+    /// # Errors
+    /// As [`Journal::append`], and for an older coordinator or producer than the last that is known here.
+    fn append_marker(&self, marker: EndMarker, now_ms: i64) -> Result<oneshot::Receiver<()>, Refused> {
+        self.append(marker.batch(now_ms).into(), now_ms)
+    }
+
+    /// What a producer's records need before they are appended: its coordinator's word that this partition is in its
+    /// transaction, given after this moment. `None` where its transaction is ongoing here.
+    fn verification(&self, id: ProducerId, epoch: ProducerEpoch) -> Option<Verified>;
+
+    /// Whether the log would take such a batch now: of this producer, or with this marker.
+    ///
+    /// # Errors
+    /// As [`Journal::append`].
+    fn would_take(&self, batch: &Bytes, verified: Verified) -> Result<(), Refused>;
+
     /// The largest batch it takes.
     fn batch_bytes_max(&self) -> usize;
 }
@@ -37,6 +57,14 @@ pub trait Journal: Send + Sync {
 impl Journal for Arc<Partition> {
     fn append(&self, batch: Bytes, now_ms: i64) -> Result<oneshot::Receiver<()>, Refused> {
         self.append_own(batch, now_ms)
+    }
+
+    fn verification(&self, id: ProducerId, epoch: ProducerEpoch) -> Option<Verified> {
+        Partition::verification(self, id, epoch, false)
+    }
+
+    fn would_take(&self, batch: &Bytes, verified: Verified) -> Result<(), Refused> {
+        Partition::would_take(self, batch, verified)
     }
 
     fn batch_bytes_max(&self) -> usize {
@@ -61,6 +89,8 @@ pub struct Offsets {
 pub struct ReadBytes {
     /// To be sent one after the other.
     pub pieces: Vec<Bytes>,
+    /// Of a reader of decided records: whose records it leaves out.
+    pub aborted: Vec<AbortedTransaction>,
 }
 
 impl ReadBytes {
@@ -113,6 +143,16 @@ pub trait PartitionReader: Send + Sync {
         min_one: bool,
     ) -> BoxFuture<'_, Result<ReadBytes, ReadError>>;
 
+    /// The same for a reader of decided records (`isolation.level=read_committed`): `to` is not beyond the last stable
+    /// offset, and what was aborted is told.
+    fn read_committed(
+        &self,
+        from: Offset,
+        to: Offset,
+        max_bytes: usize,
+        min_one: bool,
+    ) -> BoxFuture<'_, Result<ReadBytes, ReadError>>;
+
     /// The first record below `to` whose timestamp is at least `timestamp`.
     fn offset_for_timestamp(
         &self,
@@ -128,6 +168,9 @@ pub trait PartitionReader: Send + Sync {
 
     /// The largest known epoch that is not above `epoch`, and where it ends (KIP-101); `None` when all are.
     fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)>;
+
+    /// The producers that are known here.
+    fn producers(&self) -> Vec<ActiveProducer>;
 
     /// Who is to be woken when the high watermark moves.
     fn listeners(&self) -> &Listeners;

@@ -4,6 +4,8 @@
 //! write-ahead log runs on the connection's reading side, which therefore also feels the back-pressure. Only
 //! the waiting for the flush is concurrent.
 
+mod transaction;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,9 @@ use chronik_client::compression;
 use chronik_core::ids::{TopicId, TopicIdPartition};
 use chronik_core::metadata::TopicImage;
 use chronik_core::metadata::config::TimestampType;
-use chronik_core::record_batch::{BatchLimits, BatchSummary, HEADER_LEN, check_opened, check_produced};
+use chronik_core::record_batch::{
+    BatchLimits, BatchSummary, HEADER_LEN, Origin, check_opened, check_produced,
+};
 use chronik_core::record_batch::{Compression, TimestampType as BatchTimestampType};
 use chronik_core::wal::profile::AckMode;
 use kafka_protocol::messages::ApiKey;
@@ -43,7 +47,6 @@ mod code {
     pub const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
     pub const NOT_LEADER_OR_FOLLOWER: i16 = 6;
     pub const MESSAGE_TOO_LARGE: i16 = 10;
-    pub const INVALID_TXN_STATE: i16 = 48;
     pub const KAFKA_STORAGE_ERROR: i16 = 56;
     pub const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
     pub const UNKNOWN_TOPIC_ID: i16 = 100;
@@ -61,24 +64,28 @@ async fn serve(mut request: Request) -> Reply {
     let broker = request.broker.clone();
     let now_ms = now_ms();
     let acks = produce.acks;
-    let transactional = produce.transactional_id.is_some();
+    let vouched = transaction::vouch(&broker, &produce, request.head.version).await;
+    let begun = Instant::now();
     let mut outcomes: Vec<Vec<Outcome>> = Vec::with_capacity(produce.topic_data.len());
     let mut settings: Option<Arc<Settings>> = None;
     let mut waited = None;
-    for topic_data in &produce.topic_data {
+    for (of_topic, topic_data) in produce.topic_data.iter().enumerate() {
         let topic = topic_of(&broker, topic_data, request.head.version);
         let mut partitions = Vec::with_capacity(topic_data.partition_data.len());
-        for data in &topic_data.partition_data {
-            let checked = match (&topic, acks, transactional) {
-                (_, acks, _) if !(-1..=1).contains(&acks) => {
+        for (of_partition, data) in topic_data.partition_data.iter().enumerate() {
+            let checked = match (&topic, acks) {
+                (_, acks) if !(-1..=1).contains(&acks) => {
                     Err((code::INVALID_REQUIRED_ACKS, "acks must be 0, 1 or all".to_string()))
                 }
-                (_, _, true) => {
-                    Err((code::INVALID_TXN_STATE, "transactions are not served by this broker".to_string()))
-                }
-                (Ok(topic), ..) => check(&broker, topic, data, &request.head, acks, now_ms),
-                (Err(unknown), ..) => Err(unknown.clone()),
+                (Ok(topic), _) => check(&broker, topic, data, &request.head, acks, now_ms),
+                (Err(unknown), _) => Err(unknown.clone()),
             };
+            let checked = checked.and_then(|mut checked| {
+                if checked.summary.header.is_transactional() {
+                    checked.summary.verified = vouched.of((of_topic, of_partition))?;
+                }
+                Ok(checked)
+            });
             let checked = match checked {
                 Ok(checked) => look_inside(checked).await,
                 Err(refused) => Err(refused),
@@ -94,7 +101,7 @@ async fn serve(mut request: Request) -> Reply {
     if let Some(settings) = &settings {
         let stages = &settings.profile.metrics.stages;
         stages.decode.observe(decoded.saturating_duration_since(request.received).as_micros() as u64);
-        stages.append.observe_since(decoded);
+        stages.append.observe_since(begun);
         if let Some(waited) = waited {
             stages.admission.observe(waited.as_micros() as u64);
         }
@@ -255,6 +262,7 @@ fn check(
             },
             now_ms,
             needs_keys: config.cleanup.compact,
+            origin: Origin::Client,
         },
     )
     .map_err(|e| (e.kafka_code(), e.to_string()))?;
@@ -264,9 +272,6 @@ fn check(
     if summary.compression == Compression::Zstd && head.version < ZSTD_FROM {
         let why = format!("zstd needs Produce version {ZSTD_FROM} or later");
         return Err((code::UNSUPPORTED_COMPRESSION_TYPE, why));
-    }
-    if summary.header.is_transactional() {
-        return Err((code::INVALID_TXN_STATE, "the batch belongs to no ongoing transaction".to_string()));
     }
     let settings = partition.settings().clone();
     Ok(Checked { partition, settings, summary, body })

@@ -4,7 +4,7 @@ use chronik_core::group::{Answer, Call};
 use kafka_protocol::messages::{ApiKey, SyncGroupRequest, SyncGroupResponse};
 
 use super::{Api, Reply, Request};
-use crate::group;
+use crate::coordinator;
 
 pub const API: Api = Api { key: ApiKey::SyncGroup, min: 0, max: 5, serve: super::Serve::Call(serve) };
 
@@ -18,7 +18,7 @@ fn serve(mut request: Request) -> Reply {
     let told = request.broker.groups.call(&group_id, Call::SyncGroup(body, version));
     let broker = request.broker.clone();
     request.waiting(async move {
-        let answered = group::answer(told, |answer| match answer {
+        let answered = coordinator::answer(told, |answer| match answer {
             Answer::SyncGroup(response) => Some(response),
             _ => None,
         });

@@ -7,10 +7,12 @@ use std::time::Instant;
 use bytes::{BufMut, Bytes, BytesMut};
 use chronik_core::controller::{NewTopic, Registration, create_topics, fence_broker, register_broker};
 use chronik_core::ids::{
-    BrokerEpoch, BrokerId, DiskUuid, LeaderEpoch, Offset, TopicId, TopicIdPartition, Uuid,
+    BrokerEpoch, BrokerId, DiskUuid, LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId,
+    TopicIdPartition, Uuid,
 };
+use chronik_core::log::{AbortedTransaction, ActiveProducer, AppendError, ProducerStateMap};
 use chronik_core::metadata::{Listener, SecurityProtocol};
-use chronik_core::record_batch::{BatchHeader, patch_base};
+use chronik_core::record_batch::{BatchHeader, EndMarker, Verified, patch_base};
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::{Decodable, HeaderVersion};
 use tokio::sync::oneshot;
@@ -18,6 +20,7 @@ use tokio::sync::oneshot;
 use super::partitions::{
     FoundOffset, Journal, Listeners, Logs, Offsets, PartitionReader, ReadBytes, ReadError,
 };
+use super::voucher::Voucher;
 use super::{Broker, ConnectionInfo, Frame, Identity, Reply, Request, RequestHead, RequestPermit, dispatch};
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -29,6 +32,8 @@ pub struct Fixture {
     pub broker: Arc<Broker>,
     pub conn: Arc<ConnectionInfo>,
     pub logs: Arc<FakeLogs>,
+    /// If it is not the broker's own coordinator.
+    voucher: Option<Arc<dyn Voucher>>,
 }
 
 impl Fixture {
@@ -38,6 +43,15 @@ impl Fixture {
 
     /// With these keys of the static configuration.
     pub async fn with(settings: &[(&str, &str)]) -> Fixture {
+        Fixture::make(settings, None).await
+    }
+
+    /// And with somebody else who knows which transactions are ongoing.
+    pub async fn with_voucher(settings: &[(&str, &str)], voucher: Arc<dyn Voucher>) -> Fixture {
+        Fixture::make(settings, Some(voucher)).await
+    }
+
+    async fn make(settings: &[(&str, &str)], voucher: Option<Arc<dyn Voucher>>) -> Fixture {
         let config = Config::of(settings).unwrap();
         let metadata = MetadataStore::in_memory(Arc::new(config.local()), "test-cluster").await.unwrap();
         let logs = Arc::new(FakeLogs::default());
@@ -60,9 +74,10 @@ impl Fixture {
             flush_mode: String::new(),
             started_at: std::time::UNIX_EPOCH + std::time::Duration::from_secs(951_782_400),
         };
-        let broker = Arc::new(Broker::new(config, identity, metadata, logs.clone(), metrics));
+        let broker = Broker::new(config, identity, metadata, logs.clone(), metrics);
+        let broker = vouched_for_by(broker, voucher.clone());
         let conn = Arc::new(ConnectionInfo::new("127.0.0.1:5000".parse().unwrap(), "PLAINTEXT".into()));
-        let fixture = Fixture { broker, conn, logs };
+        let fixture = Fixture { broker, conn, logs, voucher };
         fixture.register_broker(1, false).await;
         fixture
     }
@@ -72,7 +87,8 @@ impl Fixture {
         let Broker { config, identity, metadata, metrics, .. } = &*self.broker;
         let (config, identity) = (config.clone(), identity.clone());
         let broker = Broker::new(config, identity, metadata.clone(), self.logs.clone(), metrics.clone());
-        Fixture { broker: Arc::new(broker), conn: self.conn.clone(), logs: self.logs.clone() }
+        let (conn, logs, voucher) = (self.conn.clone(), self.logs.clone(), self.voucher.clone());
+        Fixture { broker: vouched_for_by(broker, voucher.clone()), conn, logs, voucher }
     }
 
     /// The same broker, asked on another listener.
@@ -191,6 +207,13 @@ impl Fixture {
     }
 }
 
+fn vouched_for_by(broker: Broker, voucher: Option<Arc<dyn Voucher>>) -> Arc<Broker> {
+    Arc::new(match voucher {
+        Some(voucher) => Broker { voucher, ..broker },
+        None => broker,
+    })
+}
+
 /// Waits for a reply's frame.
 pub async fn settle(reply: Reply) -> Option<Frame> {
     match reply {
@@ -240,9 +263,13 @@ impl Journal for Arc<FakePartition> {
         }
         let (base, epoch) = (state.end(), state.epoch);
         let header = BatchHeader::parse(&batch).unwrap();
+        let marker = EndMarker::of(&header, &batch);
+        let checked = state.own_producers.check(&header, marker.as_ref(), Verified::Own);
+        checked.map_err(AppendError::Producer)?;
         let mut bytes = BytesMut::from(&batch[..]);
         patch_base(&mut bytes, base, epoch).unwrap();
         let end = base + i64::from(header.record_count);
+        state.own_producers.apply(&BatchHeader::parse(&bytes).unwrap(), marker.as_ref(), 0);
         let first_time = header.base_timestamp;
         state.batches.push(FakeBatch { base, end, first_time, epoch, bytes: bytes.freeze() });
         if state.held {
@@ -253,6 +280,20 @@ impl Journal for Arc<FakePartition> {
             tell.send(()).unwrap();
         }
         Ok(told)
+    }
+
+    fn verification(&self, id: ProducerId, epoch: ProducerEpoch) -> Option<Verified> {
+        let state = self.0.lock().unwrap();
+        let since =
+            Verified::Since { marker_offset: state.own_producers.marker_offset(id), from_zero: false };
+        (!state.own_producers.has_ongoing(id, epoch)).then_some(since)
+    }
+
+    fn would_take(&self, batch: &Bytes, verified: Verified) -> Result<(), Refused> {
+        let header = BatchHeader::parse(batch).unwrap();
+        let marker = EndMarker::of(&header, batch);
+        let checked = self.0.lock().unwrap().own_producers.check(&header, marker.as_ref(), verified);
+        checked.map(drop).map_err(|e| AppendError::Producer(e).into())
     }
 
     fn batch_bytes_max(&self) -> usize {
@@ -270,12 +311,18 @@ struct FakeState {
     high_watermark: Offset,
     epoch: LeaderEpoch,
     committed_bytes: u64,
+    /// The last stable offset, where it is not the high watermark.
+    last_stable: Option<Offset>,
+    aborted: Vec<AbortedTransaction>,
+    producers: Vec<ActiveProducer>,
     broken: bool,
     /// Whether the broker's own appends wait for [`FakePartition::flush`].
     held: bool,
     waiting: Vec<(Offset, oneshot::Sender<()>)>,
     /// Whether they fail.
     refusing: bool,
+    /// Of the broker's own appends.
+    own_producers: ProducerStateMap,
 }
 
 impl Default for FakeState {
@@ -286,10 +333,14 @@ impl Default for FakeState {
             high_watermark: 0,
             epoch: LeaderEpoch(0),
             committed_bytes: 0,
+            last_stable: None,
+            aborted: Vec::new(),
+            producers: Vec::new(),
             broken: false,
             held: false,
             waiting: Vec::new(),
             refusing: false,
+            own_producers: ProducerStateMap::new(0, 1_000),
         }
     }
 }
@@ -315,6 +366,11 @@ impl FakePartition {
         state.batches.push(FakeBatch { base, end, first_time, epoch, bytes: bytes.freeze() });
     }
 
+    /// Where the next batch begins.
+    pub fn end(&self) -> Offset {
+        self.0.lock().unwrap().end()
+    }
+
     /// Moves the high watermark, and wakes whoever waits.
     pub fn commit(&self, to: Offset) {
         let mut state = self.0.lock().unwrap();
@@ -325,6 +381,20 @@ impl FakePartition {
         state.high_watermark = to;
         drop(state);
         self.1.wake();
+    }
+
+    /// A transaction is open from this offset on; or none is any more, and whoever waits is woken.
+    pub fn set_undecided(&self, from: Option<Offset>) {
+        self.0.lock().unwrap().last_stable = from;
+        self.1.wake();
+    }
+
+    pub fn set_aborted(&self, aborted: Vec<AbortedTransaction>) {
+        self.0.lock().unwrap().aborted = aborted;
+    }
+
+    pub fn set_producers(&self, producers: Vec<ActiveProducer>) {
+        self.0.lock().unwrap().producers = producers;
     }
 
     pub fn set_log_start(&self, to: Offset) {
@@ -383,7 +453,7 @@ impl PartitionReader for FakePartition {
         let state = self.0.lock().unwrap();
         Offsets {
             log_start: state.log_start,
-            last_stable: state.high_watermark,
+            last_stable: state.last_stable.unwrap_or(state.high_watermark),
             high_watermark: state.high_watermark,
             log_end: state.end(),
             leader_epoch: state.epoch,
@@ -410,6 +480,20 @@ impl PartitionReader for FakePartition {
                 }
                 read.pieces.push(batch.bytes.clone());
             }
+            Ok(read)
+        })
+    }
+
+    fn read_committed(
+        &self,
+        from: Offset,
+        to: Offset,
+        max_bytes: usize,
+        min_one: bool,
+    ) -> BoxFuture<'_, Result<ReadBytes, ReadError>> {
+        Box::pin(async move {
+            let mut read = self.read(from, to, max_bytes, min_one).await?;
+            read.aborted = self.0.lock().unwrap().aborted.clone();
             Ok(read)
         })
     }
@@ -448,6 +532,10 @@ impl PartitionReader for FakePartition {
             return Some((state.epoch, state.end()));
         }
         state.batches.iter().rfind(|b| b.epoch <= epoch).map(|b| (b.epoch, b.end))
+    }
+
+    fn producers(&self) -> Vec<ActiveProducer> {
+        self.0.lock().unwrap().producers.clone()
     }
 
     fn listeners(&self) -> &Listeners {

@@ -1,4 +1,5 @@
-//! The command line's tools for a first look: `chronik topics`, `produce`, `consume`, `groups`, `log-dirs`.
+//! The command line's tools for a first look: `chronik topics`, `produce`, `consume`, `groups`,
+//! `transactions`, `log-dirs`.
 //!
 //! Each has its options as a clap `Args` and a `run` that brings its own small runtime.
 
@@ -8,6 +9,7 @@ pub mod log_dirs;
 pub mod produce;
 pub mod segment;
 pub mod topics;
+pub mod transactions;
 pub mod wal;
 
 use std::io::Write;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use chronik_client::compression::Codec;
 use chronik_core::ids::Offset;
-use chronik_core::record_batch::{BatchHeader, RecordIter};
+use chronik_core::record_batch::{BatchHeader, EndMarker, RecordIter};
 use clap::{Args, Subcommand};
 
 use crate::storage::segments::{self, Extent, index};
@@ -118,11 +118,17 @@ fn inspect(path: &Path, out: &mut dyn Write) -> Result<()> {
                 header.producer_id, header.producer_epoch.0, header.base_sequence
             )?;
         }
-        if let Some(horizon) = header.delete_horizon_ms() {
-            write!(out, ", tombstones may go at {horizon}")?;
+        if header.is_transactional() && !header.is_control() {
+            write!(out, ", in a transaction")?;
         }
-        if header.is_control() {
-            write!(out, ", control")?;
+        if let Some(horizon) = header.delete_horizon_ms() {
+            let what = if header.is_control() { "the marker" } else { "tombstones" };
+            write!(out, ", {what} may go at {horizon}")?;
+        }
+        match EndMarker::of(header, batch) {
+            Some(marker) => write!(out, ", {}", told(&marker))?,
+            None if header.is_control() => write!(out, ", control")?,
+            None => {}
         }
         writeln!(out)?;
         Ok(())
@@ -180,6 +186,17 @@ fn base_offset_of(path: &Path) -> Offset {
 
 fn dump(path: &Path, out: &mut dyn Write) -> Result<()> {
     let walked = walk(path, &mut |_, header, batch| {
+        if let Some(marker) = EndMarker::of(header, batch) {
+            let EndMarker { producer_id, producer_epoch, .. } = marker;
+            writeln!(
+                out,
+                "{}\t{}\t{} of producer {producer_id} epoch {producer_epoch}",
+                header.base_offset,
+                header.max_timestamp,
+                told(&marker),
+            )?;
+            return Ok(());
+        }
         let records = records_of(header, batch)?;
         for record in RecordIter::opened(header, &records) {
             let record = record?;
@@ -210,6 +227,11 @@ fn dump(path: &Path, out: &mut dyn Write) -> Result<()> {
     }
 }
 
+fn told(marker: &EndMarker) -> String {
+    let what = if marker.commit { "commit" } else { "abort" };
+    format!("{what} by coordinator epoch {}", marker.coordinator_epoch)
+}
+
 fn records_of(header: &BatchHeader, batch: &Bytes) -> Result<Bytes> {
     let records = segments::records_of(header, batch);
     records.with_context(|| format!("the batch of offset {} cannot be opened", header.base_offset))
@@ -217,8 +239,8 @@ fn records_of(header: &BatchHeader, batch: &Bytes) -> Result<Bytes> {
 
 #[cfg(test)]
 mod tests {
-    use chronik_core::ids::LeaderEpoch;
-    use chronik_core::record_batch::BatchBuilder;
+    use chronik_core::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
+    use chronik_core::record_batch::{BatchBuilder, patch_base};
 
     use super::*;
 
@@ -257,6 +279,19 @@ mod tests {
         std::fs::write(&path, [batch(0), vec![7; 90], batch(2)].concat()).unwrap();
         let text = shown(&|out| assert!(verify(&dirs, out).is_err()));
         assert!(text.contains(&format!("bytes {} to", batch(0).len())), "{text}");
+        let marker = |commit| EndMarker {
+            producer_id: ProducerId(7),
+            producer_epoch: ProducerEpoch(2),
+            coordinator_epoch: 5,
+            commit,
+        };
+        let mut second = marker(false).batch(9);
+        patch_base(&mut second, 1, LeaderEpoch(2)).unwrap();
+        std::fs::write(&path, [marker(true).batch(9), second].concat()).unwrap();
+        let text = shown(&|out| dump(&path, out).unwrap());
+        assert!(text.starts_with("0\t9\tcommit by coordinator epoch 5 of producer 7 epoch 2\n"), "{text}");
+        let text = shown(&|out| inspect(&path, out).unwrap());
+        assert!(text.contains(", abort by coordinator epoch 5\n"), "{text}");
         std::fs::write(&path, batch(0)).unwrap();
         std::fs::write(path.with_extension("index"), [1; 32]).unwrap();
         let text = shown(&|out| verify(&dirs, out).unwrap());

@@ -3,15 +3,22 @@
 use std::time::Duration;
 
 use chronik_core::group::{Answer, Call, Caller};
-use chronik_core::record_batch::BatchBuilder;
+use chronik_core::record_batch::{BatchBuilder, BatchHeader, Verified};
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
-use kafka_protocol::messages::{GroupId, JoinGroupRequest, OffsetCommitRequest, SyncGroupRequest};
+use kafka_protocol::messages::txn_offset_commit_request::{
+    TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::{
+    GroupId, JoinGroupRequest, OffsetCommitRequest, SyncGroupRequest, TxnOffsetCommitRequest,
+};
+use kafka_protocol::protocol::StrBytes;
 
 use super::*;
+use crate::api::partitions::PartitionReader;
 use crate::api::testing::{FakePartition, Fixture};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -34,9 +41,17 @@ fn log(fixture: &Fixture) -> Arc<FakePartition> {
 }
 
 fn commit(group: &str, offset: i64) -> Call {
-    let partition =
-        OffsetCommitRequestPartition::default().with_committed_offset(offset).with_committed_metadata(None);
-    let topic = OffsetCommitRequestTopic::default().with_name(name_of("t")).with_partitions(vec![partition]);
+    commit_of(group, 0, offset)
+}
+
+pub(super) fn commit_of(group: &str, partition: i32, offset: i64) -> Call {
+    let partition = OffsetCommitRequestPartition::default()
+        .with_partition_index(partition)
+        .with_committed_offset(offset)
+        .with_committed_metadata(None);
+    let topic = OffsetCommitRequestTopic::default()
+        .with_name(TopicName(StrBytes::from_static_str("t")))
+        .with_partitions(vec![partition]);
     let request = OffsetCommitRequest::default()
         .with_group_id(GroupId(StrBytes::from_string(group.to_string())))
         .with_generation_id_or_member_epoch(-1)
@@ -44,7 +59,7 @@ fn commit(group: &str, offset: i64) -> Call {
     Call::OffsetCommit(request, 8)
 }
 
-fn fetch(group: &str) -> Call {
+pub(super) fn fetch(group: &str) -> Call {
     let group = OffsetFetchRequestGroup::default()
         .with_group_id(GroupId(StrBytes::from_string(group.to_string())))
         .with_topics(None);
@@ -52,7 +67,7 @@ fn fetch(group: &str) -> Call {
 }
 
 /// Asks until the shard is loaded.
-async fn ask(coordinator: &Coordinator, group: &str, call: Call) -> Answered {
+pub(super) async fn ask(coordinator: &Coordinator, group: &str, call: Call) -> Answered {
     let begun = std::time::Instant::now();
     loop {
         let answered = coordinator.call(group, call.clone()).await.unwrap();
@@ -69,14 +84,6 @@ async fn committed(coordinator: &Coordinator, group: &str) -> Option<i64> {
         Answer::OffsetFetch(group) => Some(group.topics.first()?.partitions.first()?.committed_offset),
         other => panic!("{other:?}"),
     }
-}
-
-#[test]
-fn groups_go_to_the_partitions_of_javas_hash() {
-    for (id, partition) in [("", 0), ("group", 47), ("Straße-ä", 11), ("\u{1f600}", 49)] {
-        assert_eq!(partition_of(id, 50), Some(partition), "{id}");
-    }
-    assert_eq!(partition_of("group", 0), None);
 }
 
 #[test]
@@ -225,4 +232,93 @@ async fn a_stop_answers_those_who_wait() {
     assert_eq!(late.unwrap_err(), ResponseError::NotCoordinator);
     log(&fixture).flush();
     assert!(on_its_way.await.unwrap().is_ok(), "what is on its way is answered when it is there");
+}
+
+fn txn_commit(group: &str, producer: i64, offset: i64) -> Call {
+    txn_commit_of(group, producer, 0, offset)
+}
+
+pub(super) fn txn_commit_of(group: &str, producer: i64, partition: i32, offset: i64) -> Call {
+    let partition = TxnOffsetCommitRequestPartition::default()
+        .with_partition_index(partition)
+        .with_committed_offset(offset);
+    let topic = TxnOffsetCommitRequestTopic::default()
+        .with_name(TopicName(StrBytes::from_static_str("t")))
+        .with_partitions(vec![partition]);
+    let request = TxnOffsetCommitRequest::default()
+        .with_group_id(GroupId(StrBytes::from_string(group.to_string())))
+        .with_producer_id(producer.into())
+        .with_producer_epoch(2)
+        .with_topics(vec![topic]);
+    Call::TxnOffsetCommit(request, Verified::Own)
+}
+
+pub(super) fn marker(producer: i64, commit: bool) -> EndMarker {
+    EndMarker {
+        producer_id: ProducerId(producer),
+        producer_epoch: ProducerEpoch(2),
+        coordinator_epoch: 1,
+        commit,
+    }
+}
+
+#[tokio::test]
+async fn transactions_are_decided_after_a_new_start_too() {
+    let fixture = fixture().await;
+    let groups = &fixture.broker.groups;
+    for (group, producer, offset) in [("a", 1, 10), ("b", 2, 20), ("a", 2, 21), ("c", 3, 30)] {
+        ask(groups, group, txn_commit(group, producer, offset)).await.unwrap();
+    }
+    groups.write_marker(0, marker(1, true)).await.unwrap();
+    let again = fixture.restarted();
+    let groups = &again.broker.groups;
+    for (group, offset) in [("a", Some(10)), ("b", None), ("c", None)] {
+        assert_eq!(committed(groups, group).await, offset, "{group}");
+    }
+    groups.write_marker(0, marker(2, true)).await.unwrap();
+    groups.write_marker(0, marker(3, false)).await.unwrap();
+    for fixture in [&again, &again.restarted()] {
+        for (group, offset) in [("a", Some(21)), ("b", Some(20)), ("c", None)] {
+            assert_eq!(committed(&fixture.broker.groups, group).await, offset, "{group}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_transaction_commits_is_its_producers_in_the_log() {
+    let fixture = fixture().await;
+    let groups = &fixture.broker.groups;
+    ask(groups, "g", txn_commit("g", 5, 1)).await.unwrap();
+    ask(groups, "g", commit("g", 2)).await.unwrap();
+    groups.write_marker(0, marker(5, true)).await.unwrap();
+    let log = log(&fixture);
+    let written = log.read(0, log.end(), 1 << 20, true).await.unwrap().pieces;
+    let headers: Vec<_> = written.iter().map(|batch| BatchHeader::parse(batch).unwrap()).collect();
+    let told: Vec<_> =
+        headers.iter().map(|h| (h.producer_id.0, h.is_transactional(), h.is_control())).collect();
+    assert_eq!(told, [(5, true, false), (-1, false, false), (5, true, true)]);
+    assert_eq!((headers[0].producer_epoch, headers[0].base_sequence), (ProducerEpoch(2), -1));
+    assert_eq!(EndMarker::of(&headers[2], &written[2]), Some(marker(5, true)));
+    assert_eq!(committed(groups, "g").await, Some(2), "the later of the two");
+}
+
+#[tokio::test]
+async fn a_marker_is_there_when_it_is_on_the_disk() {
+    let fixture = fixture().await;
+    let groups = &fixture.broker.groups;
+    ask(groups, "g", txn_commit("g", 5, 1)).await.unwrap();
+    log(&fixture).hold_flushes(true);
+    let mut ended = std::pin::pin!(groups.write_marker(0, marker(5, true)));
+    let mut reads = groups.call("g", fetch("g"));
+    tokio::time::timeout(Duration::from_millis(20), &mut ended).await.unwrap_err();
+    assert!(reads.try_recv().is_err(), "told before it was durable");
+    log(&fixture).flush();
+    ended.await.unwrap();
+    assert!(matches!(reads.await.unwrap(), Ok(Answer::OffsetFetch(_))));
+    log(&fixture).hold_flushes(false);
+    log(&fixture).refuse_appends(true);
+    let refused = groups.write_marker(0, marker(5, true)).await;
+    assert_eq!(refused, Err(ResponseError::NotLeaderOrFollower));
+    log(&fixture).refuse_appends(false);
+    assert_eq!(committed(groups, "g").await, Some(1));
 }

@@ -7,16 +7,14 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::{Histogram, Labels};
+use crate::coordinator::LoadMetrics;
 
 /// Handles for the coordinator.
 #[derive(Clone, Debug)]
 pub struct GroupMetrics {
     groups: Family<Labels, Gauge>,
     offsets: Gauge,
-    /// The time to load one partition of `__consumer_offsets`, in microseconds.
-    pub load: Histogram,
-    /// Batches and records that a load could not read, each time they were met.
-    pub unreadable: Counter,
+    pub load: LoadMetrics,
 }
 
 impl GroupMetrics {
@@ -24,20 +22,19 @@ impl GroupMetrics {
         let metrics = GroupMetrics {
             groups: Family::default(),
             offsets: Gauge::default(),
-            load: Histogram::micros(),
-            unreadable: Counter::default(),
+            load: LoadMetrics { load: Histogram::micros(), unreadable: Counter::default() },
         };
         registry.register("consumer_groups", "Groups coordinated here, by state", metrics.groups.clone());
         registry.register("consumer_group_offsets", "Committed offsets", metrics.offsets.clone());
         registry.register(
             "consumer_group_load_seconds",
             "Loading a partition of __consumer_offsets",
-            metrics.load.clone(),
+            metrics.load.load.clone(),
         );
         registry.register(
             "consumer_group_unreadable_records",
             "Records of __consumer_offsets that a load passed over",
-            metrics.unreadable.clone(),
+            metrics.load.unreadable.clone(),
         );
         metrics.set(&[]);
         metrics

@@ -6,6 +6,7 @@
 mod groups;
 mod histogram;
 mod profiles;
+mod txn;
 mod wal;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use prometheus_client::registry::Registry;
 
 pub use groups::GroupMetrics;
 pub use histogram::Histogram;
+pub use txn::TxnMetrics;
 pub use wal::{ProduceStages, ProfileMetrics, WalMetrics};
 
 /// A metric's labels, in the order they are written.
@@ -45,6 +47,7 @@ pub struct Metrics {
     pub cleaner: CleanerMetrics,
     pub scrub: ScrubMetrics,
     pub groups: GroupMetrics,
+    pub transactions: TxnMetrics,
     wal: wal::Families,
     profiles: Mutex<BTreeMap<String, Arc<ProfileMetrics>>>,
     definitions: profiles::Definitions,
@@ -169,6 +172,7 @@ impl Metrics {
             cleaner: CleanerMetrics::default(),
             scrub: ScrubMetrics::default(),
             groups: GroupMetrics::register(&mut registry),
+            transactions: TxnMetrics::register(&mut registry),
             wal: wal::Families::register(&mut registry),
             profiles: Mutex::default(),
             definitions: profiles::Definitions::register(&mut registry),

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chronik_client::compression::Codec;
-use chronik_core::compaction::{Cleaned, Closed, KeyOffsets, Pass, Plan, Policy, groups, plan};
+use chronik_core::compaction::{Cleaned, Closed, KeyOffsets, Pass, Plan, Policy, Transactions, groups, plan};
 use chronik_core::ids::{Offset, ProducerId, TopicIdPartition};
 use chronik_core::record_batch::{BatchHeader, NO_TIMESTAMP};
 use chronik_core::store::checkpoint::SegmentState;
@@ -127,10 +127,10 @@ impl Cleaner {
                 (on_disk.segments.cleanable(), on_disk.cleaned_to)
             };
             let facts: Vec<Closed> = closed.iter().map(SegmentState::facts).collect();
-            // What is in a file and not counted by the log yet may be written again.
+            // What is in a file and not counted by the log yet may be written again; what is not decided, too, is for later.
             let limit = {
                 let state = partition.state();
-                state.log.high_watermark().min(state.log.segment_end())
+                state.log.last_stable_offset().min(state.log.segment_end())
             };
             let plan = plan(&policy_of(partition), &facts, cleaned_to, limit, now_ms)?;
             Some(Work { partition: partition.clone(), plan, closed })
@@ -145,13 +145,16 @@ impl Cleaner {
     pub(super) fn clean(&mut self, work: &Work) -> Result<(), Ended> {
         let began = Instant::now();
         let partition = &work.partition;
-        let (keys, keys_end) = self.keys(work)?;
+        let from = work.closed.first().map_or(0, |s| s.base_offset);
+        let transactions = Transactions::new(partition.state().log.aborted_between(from, work.plan.end));
+        let (keys, keys_end) = self.keys(work, &transactions)?;
         let last_of: HashMap<ProducerId, Offset> = partition.state().log.producers().last_offsets().collect();
-        let pass = Pass {
+        let mut pass = Pass {
             keys: &keys,
             keys_end,
             now_ms: self.disk.now_ms(),
             delete_retention_ms: partition.settings().topic.compaction.delete_retention_ms,
+            transactions,
         };
         let affected: Vec<SegmentState> =
             work.closed.iter().filter(|s| s.base_offset < keys_end).cloned().collect();
@@ -161,7 +164,9 @@ impl Cleaner {
         for group in groups(&facts, policy_of(partition).segment_bytes) {
             let old = &affected[from..from + group.len()];
             from += group.len();
-            let written = self.rewrite(partition, old, &pass, &last_of)?;
+            let written = self.rewrite(partition, old, &mut pass, &last_of)?;
+            // Before the files do: no reader may be told of a transaction whose end is not there.
+            partition.state().log.markers_go(&pass.transactions.take_gone());
             before += old.iter().map(|s| s.bytes).sum::<u64>();
             after += written.as_ref().map_or(0, |s| s.bytes);
             if !partition.on_disk().segments.replace(old, written.as_slice()) {
@@ -196,7 +201,7 @@ impl Cleaner {
     }
 
     /// The newest offset of each key of the dirty part, and how far that part was read.
-    fn keys(&mut self, work: &Work) -> Result<(KeyOffsets, Offset), Ended> {
+    fn keys(&mut self, work: &Work, transactions: &Transactions) -> Result<(KeyOffsets, Offset), Ended> {
         let mut keys = KeyOffsets::new(self.disk.live.load().cleaner_key_bytes, self.seed);
         for segment in work.closed.iter().filter(|s| s.end_offset > work.plan.dirty_from) {
             if segment.base_offset >= work.plan.end {
@@ -207,8 +212,9 @@ impl Cleaner {
                 if header.next_offset() <= work.plan.dirty_from {
                     return Ok(true);
                 }
-                let noted = records_of(header, batch)
-                    .and_then(|records| Pass::note(&mut keys, header, &records).map_err(io::Error::other));
+                let noted = records_of(header, batch).and_then(|records| {
+                    Pass::note(&mut keys, transactions, header, &records).map_err(io::Error::other)
+                });
                 // A batch that cannot be read stays as it is, and has no say about others.
                 let noted = noted.unwrap_or(true);
                 if !noted {
@@ -232,7 +238,7 @@ impl Cleaner {
         &mut self,
         partition: &Arc<Partition>,
         old: &[SegmentState],
-        pass: &Pass<'_>,
+        pass: &mut Pass<'_>,
         last_of: &HashMap<ProducerId, Offset>,
     ) -> Result<Option<SegmentState>, Ended> {
         let (Some(first), Some(last)) = (old.first(), old.last()) else { return Ok(None) };
@@ -269,7 +275,7 @@ impl Cleaner {
         &mut self,
         partition: &Arc<Partition>,
         old: &[SegmentState],
-        pass: &Pass<'_>,
+        pass: &mut Pass<'_>,
         last_of: &HashMap<ProducerId, Offset>,
         path: &Path,
         new: &mut SegmentState,
@@ -285,6 +291,7 @@ impl Cleaner {
                 let cleaned = records_of(header, batch)
                     .and_then(|records| pass.clean(header, &records, must_stay).map_err(io::Error::other));
                 let cleaned = cleaned.unwrap_or_else(|e| {
+                    pass.leaves(header);
                     cleaner.metrics.unreadable.inc();
                     tracing::warn!(
                         partition = partition.name(),

@@ -18,7 +18,7 @@ mod scrub;
 pub mod segments;
 mod tail_cache;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod wal;
 mod writer;
 

@@ -9,11 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
-use chronik_core::ids::{LeaderEpoch, Offset, TopicIdPartition, WalPosition};
+use chronik_core::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicIdPartition, WalPosition};
 use chronik_core::log::retention::{Stretch, stretches};
-use chronik_core::log::{AppendError, Appended, LogError, PartitionLog, ProducerStateMap, Run, WalSpan};
+use chronik_core::log::{
+    AppendError, Appended, EndMarker, LogError, PartitionLog, ProducerStateMap, Run, WalSpan,
+};
 use chronik_core::metadata::TopicConfig;
-use chronik_core::record_batch::{BatchLimits, BatchSummary, Stamp, TimestampType, check_produced};
+use chronik_core::record_batch::{
+    BatchLimits, BatchSummary, Origin, Stamp, TimestampType, Verified, check_produced,
+};
 use chronik_core::wal::format::EntryKind;
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -284,15 +288,7 @@ impl Partition {
     /// # Errors
     /// As [`Partition::append`].
     pub fn append_own(self: &Arc<Self>, body: Bytes, now_ms: i64) -> Result<oneshot::Receiver<()>, Refused> {
-        let limits = BatchLimits {
-            max_message_bytes: usize::MAX,
-            before_max_ms: i64::MAX,
-            after_max_ms: i64::MAX,
-            timestamp_type: TimestampType::CreateTime,
-            now_ms,
-            needs_keys: true,
-        };
-        let batch = check_produced(&body, &limits).map_err(|e| Refused::Storage(e.to_string()))?;
+        let batch = check_own(&body, now_ms)?;
         if body.len() as u64 > self.entry_bytes_max() {
             return Err(Refused::TooLarge);
         }
@@ -307,6 +303,34 @@ impl Partition {
             Acknowledge::When(told) => Ok(told),
             Acknowledge::Now => Err(Refused::Storage("an append that is durable at once".to_string())),
         }
+    }
+
+    /// Ends a producer's transaction here, as its coordinator says.
+    ///
+    /// # Errors
+    /// As [`Partition::append_own`]; for an older coordinator or an older producer, too.
+    pub fn append_marker(
+        self: &Arc<Self>,
+        marker: EndMarker,
+        now_ms: i64,
+    ) -> Result<oneshot::Receiver<()>, Refused> {
+        self.append_own(marker.batch(now_ms).into(), now_ms)
+    }
+
+    /// Whether [`Partition::append_own`] would take such a batch now, as far as its producer is concerned: for who cannot go
+    /// back any more when it comes to the append.
+    ///
+    /// # Errors
+    /// Those of the append.
+    pub fn would_take(&self, batch: &[u8], verified: Verified) -> Result<(), Refused> {
+        let batch = BatchSummary { verified, ..check_own(batch, 0)? };
+        Ok(self.state().log.would_take(&batch)?)
+    }
+
+    /// What a transactional batch of this producer needs before it is appended; `None` where its transaction is ongoing
+    /// here.
+    pub fn verification(&self, id: ProducerId, epoch: ProducerEpoch, from_zero: bool) -> Option<Verified> {
+        self.state().log.verification(id, epoch, from_zero)
     }
 
     fn append_above(
@@ -490,14 +514,14 @@ impl Partition {
         let end = state.log.segment_end();
         let producers = match on_disk.producers.end_offset() {
             known if known >= end => on_disk.producers.clone(),
-            _ => state.log.producers().clone().truncated(end),
+            _ => state.log.producers_at(end),
         };
         (producers, end)
     }
 
     /// The producers' state at `offset` as the log knows it, which has seen also what was deleted since.
     pub(super) fn producers_at(&self, offset: Offset) -> ProducerStateMap {
-        self.state().log.producers().clone().truncated(offset)
+        self.state().log.producers_at(offset)
     }
 
     /// Everything below `end` is in synced segments.
@@ -525,6 +549,20 @@ impl Partition {
             self.disk.list(self.clone());
         }
     }
+}
+
+/// A batch that the broker itself writes.
+fn check_own(batch: &[u8], now_ms: i64) -> Result<BatchSummary, Refused> {
+    let limits = BatchLimits {
+        max_message_bytes: usize::MAX,
+        before_max_ms: i64::MAX,
+        after_max_ms: i64::MAX,
+        timestamp_type: TimestampType::CreateTime,
+        now_ms,
+        needs_keys: true,
+        origin: Origin::Coordinator,
+    };
+    check_produced(batch, &limits).map_err(|e| Refused::Storage(e.to_string()))
 }
 
 /// Durable bytes of a log that are in no segment yet.

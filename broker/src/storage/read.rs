@@ -9,7 +9,8 @@ use bytes::Bytes;
 use chronik_client::compression;
 use chronik_core::ids::{LeaderEpoch, Offset};
 use chronik_core::log::{
-    ReadPlan, ReadRequest, ReadUpTo, TimestampAndOffset, TimestampPlan, WalSpan, find_timestamp, trim_run,
+    ActiveProducer, ReadPlan, ReadRequest, ReadUpTo, TimestampAndOffset, TimestampPlan, WalSpan,
+    find_timestamp, trim_run,
 };
 use chronik_core::record_batch::{BatchError, BatchHeader, Batches, Compression, Crc, RecordIter};
 use tokio::runtime::{Builder, Runtime};
@@ -59,14 +60,17 @@ impl Partition {
     fn plan(&self, from: Offset, to: Offset, max_bytes: usize, min_one: bool) -> Result<Source, ReadError> {
         let state = self.state();
         state.check_open()?;
-        let up_to = ReadUpTo::HighWatermark;
+        let (limit, up_to) = match state.log.last_stable_offset() {
+            stable if to <= stable => (stable, ReadUpTo::LastStableOffset),
+            _ => (state.log.high_watermark(), ReadUpTo::HighWatermark),
+        };
         let request = ReadRequest { from, max_bytes, at_least_one: min_one, up_to };
         let plan = state.log.read(&request).map_err(|e| ReadError::OutOfRange {
             offset: e.offset,
             log_start: e.log_start,
             log_end: e.log_end,
         })?;
-        let moved = state.log.high_watermark() != to;
+        let moved = limit != to;
         drop(state);
         Ok(match plan {
             ReadPlan::Empty => Source::Ready(Vec::new()),
@@ -92,7 +96,7 @@ impl Partition {
         while moved < TRIES {
             let source = self.plan(from, to, max_bytes, min_one)?;
             let found = match source {
-                Source::Ready(pieces) => return Ok(ReadBytes { pieces }),
+                Source::Ready(pieces) => return Ok(read_of(pieces)),
                 other => {
                     let this = self.clone();
                     blocking(move || this.read_disk(other, from, max_bytes, min_one)).await?
@@ -100,7 +104,7 @@ impl Partition {
             };
             match found {
                 Found::Bytes(bytes) if bytes.is_empty() => return Ok(ReadBytes::default()),
-                Found::Bytes(bytes) => return Ok(ReadBytes { pieces: vec![bytes] }),
+                Found::Bytes(bytes) => return Ok(read_of(vec![bytes])),
                 // Compaction has left nothing up to there.
                 Found::NothingBefore(next) if next > from && next < to => from = next,
                 Found::NothingBefore(_) => return Ok(ReadBytes::default()),
@@ -108,6 +112,28 @@ impl Partition {
             }
         }
         Err(ReadError::Storage("the bytes kept moving while they were read".to_string()))
+    }
+
+    /// The transactions are looked up after the records: one that compaction removes meanwhile, with its marker, must not be
+    /// told of with records without the marker. Where any was forgotten, its records may have been read: once more, then.
+    async fn read_decided(
+        self: Arc<Self>,
+        from: Offset,
+        to: Offset,
+        max_bytes: usize,
+        min_one: bool,
+    ) -> Result<ReadBytes, ReadError> {
+        for _ in 0..TRIES {
+            let removals = self.state().log.transactions().removals();
+            let mut read = self.clone().read_pieces(from, to, max_bytes, min_one).await?;
+            let Some(end) = end_of(&read) else { return Ok(read) };
+            let state = self.state();
+            if state.log.transactions().removals() == removals {
+                read.aborted = state.log.aborted_between(from, end);
+                return Ok(read);
+            }
+        }
+        Err(ReadError::Storage("transactions kept going while their records were read".to_string()))
     }
 
     /// Blocks.
@@ -277,6 +303,17 @@ impl Partition {
     }
 }
 
+fn read_of(pieces: Vec<Bytes>) -> ReadBytes {
+    ReadBytes { pieces, aborted: Vec::new() }
+}
+
+/// The offset behind what was read.
+fn end_of(read: &ReadBytes) -> Option<Offset> {
+    let last = read.pieces.iter().rfind(|piece| !piece.is_empty())?;
+    let (header, _) = Batches::new(last, Crc::Skip).flatten().last()?;
+    Some(header.next_offset())
+}
+
 /// What a look into a batch has shown.
 enum Within {
     Exactly(FoundOffset),
@@ -323,8 +360,7 @@ impl PartitionReader for Reader {
         let log = &state.log;
         Offsets {
             log_start: log.log_start(),
-            // Without transactions, everything committed is stable.
-            last_stable: log.high_watermark(),
+            last_stable: log.last_stable_offset(),
             high_watermark: log.high_watermark(),
             log_end: log.log_end(),
             leader_epoch: log.leading().unwrap_or(LeaderEpoch(-1)),
@@ -340,6 +376,16 @@ impl PartitionReader for Reader {
         min_one: bool,
     ) -> BoxFuture<'_, Result<ReadBytes, ReadError>> {
         Box::pin(self.0.clone().read_pieces(from, to, max_bytes, min_one))
+    }
+
+    fn read_committed(
+        &self,
+        from: Offset,
+        to: Offset,
+        max_bytes: usize,
+        min_one: bool,
+    ) -> BoxFuture<'_, Result<ReadBytes, ReadError>> {
+        Box::pin(self.0.clone().read_decided(from, to, max_bytes, min_one))
     }
 
     fn offset_for_timestamp(
@@ -368,6 +414,10 @@ impl PartitionReader for Reader {
     fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         let state = self.0.state();
         state.log.leader_epochs().end_offset_for(epoch, state.log.log_end())
+    }
+
+    fn producers(&self) -> Vec<ActiveProducer> {
+        self.0.state().log.producers().active().collect()
     }
 
     fn listeners(&self) -> &Listeners {

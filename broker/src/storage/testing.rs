@@ -15,7 +15,9 @@ use chronik_core::controller::{
 };
 use chronik_core::ids::{BrokerId, DiskUuid, LeaderEpoch, TopicId, TopicIdPartition, Uuid, WalPosition};
 use chronik_core::metadata::{LocalConfig, MetadataDelta, MetadataImage, MetadataRecord, TopicConfig};
-use chronik_core::record_batch::{BatchLimits, BatchSummary, TimestampType, check_produced};
+use chronik_core::record_batch::{
+    BatchHeader, BatchLimits, BatchSummary, Origin, TimestampType, check_produced,
+};
 use chronik_core::wal::format::{BLOCK, EntryKind, FILE_HEADER_LEN, FileHeader};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -29,6 +31,7 @@ use super::partition::{Accepted, Partition, Refused, Settings};
 use super::profiles::ProfileTable;
 use super::wal::{DurableRun, Engine, Entry, FlushMode, WalClient, WalOptions};
 use super::writer::{self, SegmentWriter};
+use crate::api::partitions::{Logs, PartitionReader};
 use crate::metrics::Metrics;
 
 const BROKER: BrokerId = BrokerId(1);
@@ -171,6 +174,11 @@ impl Bed {
         self.life.as_ref().unwrap().logs.get(id)
     }
 
+    /// The same, for reading.
+    pub fn reader(&self, id: TopicIdPartition) -> Arc<dyn PartitionReader> {
+        self.life.as_ref().unwrap().logs.partition(id).unwrap()
+    }
+
     /// Segments smaller than Kafka's settings allow, among others.
     pub fn configure(&self, id: TopicIdPartition, change: impl FnOnce(&mut TopicConfig)) {
         let partition = self.partition(id).unwrap();
@@ -180,7 +188,7 @@ impl Bed {
         partition.set_settings(Settings { topic: Arc::new(topic), profile: now.profile.clone() });
     }
 
-    /// Sends a batch to a partition, as a producer sends it.
+    /// Sends a batch to a partition, as a producer sends it, whose coordinator knows of its transaction.
     pub fn append(
         &self,
         partition: &Arc<Partition>,
@@ -193,8 +201,15 @@ impl Bed {
             timestamp_type: TimestampType::CreateTime,
             now_ms: self.now_ms(),
             needs_keys: false,
+            origin: Origin::Client,
         };
-        let batch = check_produced(bytes, &limits).unwrap();
+        let mut batch = check_produced(bytes, &limits).unwrap();
+        let BatchHeader { producer_id, producer_epoch, .. } = batch.header;
+        if batch.header.is_transactional()
+            && let Some(needed) = partition.verification(producer_id, producer_epoch, false)
+        {
+            batch.verified = needed;
+        }
         let profile = partition.settings().profile.index;
         partition
             .append(&batch, bytes.clone(), profile, true, limits.now_ms)
@@ -276,6 +291,13 @@ impl Bed {
 
     pub fn cleaner(&mut self) -> &mut Cleaner {
         &mut self.life().cleaner
+    }
+
+    /// Compacts what is dirtiest, if anything is.
+    pub fn compact(&mut self) {
+        if let Some(work) = self.cleaner().dirtiest() {
+            self.cleaner().clean(&work).unwrap();
+        }
     }
 
     /// Waits until [`Bed::delivered`] has come up to everything that was acknowledged: clients are told first. True as of

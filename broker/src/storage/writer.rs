@@ -339,6 +339,7 @@ fn state_of(partition: &Partition) -> PartitionState {
         segments,
         leader_epochs: state.log.leader_epochs().clone(),
         producers,
+        aborted: state.log.transactions().aborted_below(end).collect(),
         cleaned_to,
         fenced: match &state.closed {
             Some(Closed::Fenced(why)) => Some(why.clone()),

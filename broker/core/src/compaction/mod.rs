@@ -3,15 +3,17 @@
 //!
 //! A log has a clean part, in front, and a dirty one. A pass notes the newest offset of every key of the dirty part
 //! ([`KeyOffsets`]), as far as memory reaches, and then writes all segments up to there anew without what is no longer
-//! needed ([`Pass`]). Offsets never change; those of records that went are gaps.
+//! needed ([`Pass`]). Offsets never change; those of records that went are gaps. What is not decided yet is never touched.
 
 mod clean;
 mod keys;
 #[cfg(test)]
 mod tests;
+mod transactions;
 
 pub use clean::{Cleaned, Pass};
 pub use keys::KeyOffsets;
+pub use transactions::Transactions;
 
 use crate::ids::Offset;
 use crate::record_batch::NO_TIMESTAMP;

@@ -6,7 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
-use crate::record_batch::{BatchBuilder, BatchHeader, Batches, Crc, HEADER_LEN, RecordIter};
+use crate::log::{AbortedTransaction, ProducerStateMap};
+use crate::record_batch::{
+    BatchBuilder, BatchHeader, Batches, Crc, EndMarker, HEADER_LEN, RecordIter, patch_base,
+};
 
 type Pair = (&'static str, Option<&'static str>);
 
@@ -37,13 +40,31 @@ fn each(log: &[u8]) -> impl Iterator<Item = (BatchHeader, &[u8])> {
     })
 }
 
+/// What a partition knows of aborted transactions.
+fn aborted(log: &[u8]) -> Vec<AbortedTransaction> {
+    let mut producers = ProducerStateMap::new(0, 100);
+    let ended = each(log).filter_map(|(h, bytes)| producers.apply(&h, EndMarker::of(&h, bytes).as_ref(), 0));
+    ended.filter(|ended| !ended.commit).map(|ended| ended.transaction).collect()
+}
+
 /// One pass over all of `log`; the keys of what lies before `keys_end` are known.
 fn cleaned(log: &[u8], keys_end: Offset, now_ms: i64, is_last: impl Fn(&BatchHeader) -> bool) -> Vec<u8> {
+    cleaned_without(log, &mut aborted(log), keys_end, now_ms, is_last)
+}
+
+fn cleaned_without(
+    log: &[u8],
+    aborted: &mut Vec<AbortedTransaction>,
+    keys_end: Offset,
+    now_ms: i64,
+    is_last: impl Fn(&BatchHeader) -> bool,
+) -> Vec<u8> {
+    let transactions = Transactions::new(aborted.iter().copied());
     let mut keys = KeyOffsets::new(1 << 20, 1);
     for (header, bytes) in each(log).filter(|(header, _)| header.base_offset < keys_end) {
-        assert!(Pass::note(&mut keys, &header, &bytes[HEADER_LEN..]).unwrap());
+        assert!(Pass::note(&mut keys, &transactions, &header, &bytes[HEADER_LEN..]).unwrap());
     }
-    let pass = Pass { keys: &keys, keys_end, now_ms, delete_retention_ms: 100 };
+    let mut pass = Pass { keys: &keys, keys_end, now_ms, delete_retention_ms: 100, transactions };
     let mut out = Vec::new();
     for (header, bytes) in each(log) {
         match pass.clean(&header, &bytes[HEADER_LEN..], is_last(&header)).unwrap() {
@@ -52,6 +73,8 @@ fn cleaned(log: &[u8], keys_end: Offset, now_ms: i64, is_last: impl Fn(&BatchHea
             Cleaned::Rewritten(rewriter) => out.extend(rewriter.finish(rewriter.records())),
         }
     }
+    let gone = pass.transactions.take_gone();
+    aborted.retain(|t| !gone.contains(&t.last_offset));
     out
 }
 
@@ -63,6 +86,7 @@ fn nobody(_: &BatchHeader) -> bool {
 fn records(log: &[u8]) -> Vec<(Offset, i64, String, Option<String>, usize)> {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     each(log)
+        .filter(|(header, _)| !header.is_control())
         .flat_map(|(_, bytes)| RecordIter::new(bytes).unwrap())
         .map(|record| {
             let record = record.unwrap();
@@ -155,14 +179,82 @@ fn offsets_that_do_not_ascend_are_not_believed() {
     lying[64] = 20; // The record's offset delta: 10.
     let header = BatchHeader::parse(&lying).unwrap();
     let mut keys = KeyOffsets::new(1 << 20, 1);
-    let told = Pass::note(&mut keys, &header, &lying[HEADER_LEN..]).unwrap_err().to_string();
+    let told = Pass::note(&mut keys, &Transactions::default(), &header, &lying[HEADER_LEN..]);
+    let told = told.unwrap_err().to_string();
     assert!(told.contains("out of its turn"), "{told}");
 }
 
+/// A batch of a transaction.
+fn of(producer: i64, offset: Offset, pairs: &[Pair]) -> Vec<u8> {
+    let mut builder = BatchBuilder::new().at(offset, LeaderEpoch(3)).transactional();
+    builder = builder.producer(ProducerId(producer), ProducerEpoch(0), offset as i32);
+    for (at, (key, value)) in (offset..).zip(pairs) {
+        builder = builder.record(at, Some(key.as_bytes()), value.map(str::as_bytes));
+    }
+    builder.build()
+}
+
+fn end(producer: i64, offset: Offset, commit: bool) -> Vec<u8> {
+    let (producer_id, producer_epoch) = (ProducerId(producer), ProducerEpoch(0));
+    let mut batch = EndMarker { producer_id, producer_epoch, coordinator_epoch: 4, commit }.batch(offset);
+    patch_base(&mut batch, offset, LeaderEpoch(3)).unwrap();
+    batch
+}
+
+/// Offset, number of records, and horizon of each control batch.
+fn markers(log: &[u8]) -> Vec<(Offset, i32, Option<i64>)> {
+    let control = each(log).filter(|(header, _)| header.is_control());
+    control.map(|(h, _)| (h.base_offset, h.record_count, h.delete_horizon_ms())).collect()
+}
+
 #[test]
-fn control_batches_stay_and_records_without_a_key_go() {
+fn what_was_aborted_goes_and_its_marker_follows() {
+    let log = [
+        of(1, 0, &[("a", Some("1"))]),
+        of(2, 1, &[("a", Some("2")), ("b", Some("2"))]),
+        batch(3, &[("c", Some("1"))]),
+        end(2, 4, false),
+        end(1, 5, true),
+        batch(6, &[("z", Some("1"))]),
+    ]
+    .concat();
+    let mut aborted = aborted(&log);
+    let mut clean = |log: &[u8], now_ms| {
+        let after = cleaned_without(log, &mut aborted, 100, now_ms, nobody);
+        (after, aborted.len())
+    };
+    let (first, known) = clean(&log, 1000);
+    assert_eq!(short(&first), ["0a1", "3c1", "6z1"], "what was aborted has superseded nothing");
+    assert_eq!((markers(&first), known), (vec![(4, 1, None), (5, 1, None)], 1), "there were records of both");
+    let (second, known) = clean(&first, 2000);
+    assert_eq!((markers(&second), known), (vec![(4, 1, Some(2100)), (5, 1, None)], 1));
+    let (header, bytes) = each(&second).find(|(header, _)| header.base_offset == 4).unwrap();
+    assert!(
+        EndMarker::of(&header, bytes).is_some_and(|marker| !marker.commit && marker.coordinator_epoch == 4)
+    );
+    assert_eq!(RecordIter::new(bytes).unwrap().next().unwrap().unwrap().timestamp, 4);
+    assert_eq!(clean(&second, 2099), (second.clone(), 1));
+    let (third, known) = clean(&second, 2100);
+    assert_eq!((markers(&third), known), (vec![(5, 1, None)], 0));
+    assert_eq!(short(&third), short(&first));
+}
+
+#[test]
+fn a_marker_that_tells_of_its_producer_stays_without_its_record() {
+    let log = [end(1, 0, false), batch(1, &[("a", Some("1"))])].concat();
+    let first = cleaned(&log, 100, 1000, |header| header.is_control());
+    assert_eq!(markers(&first), [(0, 1, Some(1100))]);
+    let second = cleaned(&first, 100, 1100, |header| header.is_control());
+    assert_eq!(markers(&second), [(0, 0, None)]);
+    assert!(each(&second).all(|(h, bytes)| EndMarker::of(&h, bytes).is_none()));
+    assert_eq!(cleaned(&second, 100, 1200, |header| header.is_control()), second);
+    assert!(markers(&cleaned(&second, 100, 1200, nobody)).is_empty(), "and goes when it may");
+}
+
+#[test]
+fn other_control_batches_stay_and_records_without_a_key_go() {
     let control = BatchBuilder::new().at(0, LeaderEpoch(0)).producer(ProducerId(7), ProducerEpoch(1), -1);
-    let control = control.transactional().control().record(0, Some(&[0, 0, 0, 1]), Some(&[0; 6])).build();
+    let control = control.transactional().control().record(0, Some(&[0, 0, 0, 9]), Some(&[0; 6])).build();
     let keyless = BatchBuilder::new().at(1, LeaderEpoch(0)).record(0, None, Some(b"x")).build();
     let log = [control.clone(), keyless].concat();
     assert_eq!(cleaned(&log, 100, 0, nobody), control);
@@ -235,10 +327,13 @@ fn small_segments_are_put_together() {
     assert!(groups(&[], 250).is_empty());
 }
 
-/// What a consumer has that reads a log from its start.
-fn table(log: &[u8]) -> BTreeMap<String, String> {
+/// What a consumer has that reads a log from its start, up to what is decided.
+fn table(log: &[u8], aborted: &[AbortedTransaction]) -> BTreeMap<String, String> {
+    let aborted = Transactions::new(aborted.iter().copied());
+    let decided = each(log).filter(|(header, _)| !aborted.is_aborted(header)).flat_map(|(_, bytes)| bytes);
+    let decided: Vec<u8> = decided.copied().collect();
     let mut table = BTreeMap::new();
-    for (_, _, key, value, _) in records(log) {
+    for (_, _, key, value, _) in records(&decided) {
         match value {
             Some(value) => _ = table.insert(key, value),
             None => _ = table.remove(&key),
@@ -247,36 +342,68 @@ fn table(log: &[u8]) -> BTreeMap<String, String> {
     table
 }
 
+/// Records of a producer, 0 of whom writes in no transaction, or the end of its transaction.
+#[derive(Clone, Debug)]
+enum Written {
+    Records(i64, Vec<(usize, Option<usize>)>),
+    End(i64, bool),
+}
+
+fn written() -> impl Strategy<Value = Vec<Written>> {
+    let records = prop::collection::vec((0usize..6, prop::option::of(0usize..9)), 1..5);
+    let written = prop_oneof![
+        3 => (0i64..3, records).prop_map(|(producer, records)| Written::Records(producer, records)),
+        1 => (1i64..3, any::<bool>()).prop_map(|(producer, commit)| Written::End(producer, commit)),
+    ];
+    prop::collection::vec(written, 1..14)
+}
+
 proptest! {
     #[test]
     fn a_reader_ends_with_the_same_table(
-        batches in prop::collection::vec(prop::collection::vec((0usize..6, prop::option::of(0usize..9)), 1..5), 1..12),
+        written in written(),
         passes in prop::collection::vec((0i64..60, 0i64..400), 1..6),
     ) {
         const KEYS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
         const VALUES: [&str; 9] = ["0", "1", "2", "3", "4", "5", "6", "7", "8"];
-        let batches: Vec<Vec<Pair>> = batches
-            .into_iter()
-            .map(|pairs| pairs.into_iter().map(|(k, v)| (KEYS[k], v.map(|v| VALUES[v]))).collect())
-            .collect();
-        let batches: Vec<&[Pair]> = batches.iter().map(Vec::as_slice).collect();
-        let mut log = log(&batches);
-        let (wanted, all) = (table(&log), records(&log));
+        let (mut log, mut offset) = (Vec::new(), 0);
+        // What is not decided is not touched: in the end all is.
+        for written in written.into_iter().chain([Written::End(1, false), Written::End(2, true)]) {
+            offset += match written {
+                Written::Records(producer, pairs) => {
+                    let pairs: Vec<Pair> = pairs.into_iter().map(|(k, v)| (KEYS[k], v.map(|v| VALUES[v]))).collect();
+                    log.extend(if producer == 0 { batch(offset, &pairs) } else { of(producer, offset, &pairs) });
+                    pairs.len() as Offset
+                }
+                Written::End(producer, commit) => {
+                    log.extend(end(producer, offset, commit));
+                    1
+                }
+            };
+        }
+        let mut aborted = aborted(&log);
+        let (wanted, all) = (table(&log, &aborted), records(&log));
         let mut now_ms = 0;
         for (keys_end, later) in passes {
             now_ms += later;
             // A pass knows the keys of whole batches.
             let keys_end = each(&log).map(|(h, _)| h.base_offset).find(|base| *base >= keys_end).unwrap_or(100);
-            let after = cleaned(&log, keys_end, now_ms, nobody);
-            prop_assert_eq!(table(&after), wanted.clone());
+            let after = cleaned_without(&log, &mut aborted, keys_end, now_ms, nobody);
+            prop_assert_eq!(table(&after, &aborted), wanted.clone());
             for record in records(&after) {
                 prop_assert!(all.contains(&record), "{record:?} was never written");
             }
+            // Where records of an aborted transaction are left, so are its marker and what tells of it.
+            for transaction in &aborted {
+                prop_assert!(each(&after).any(|(h, _)| h.base_offset == transaction.last_offset));
+            }
             log = after;
         }
-        // In the end of each key there is one record at most, and no tombstone is left.
-        let first = cleaned(&log, 100, now_ms, nobody);
-        let last = cleaned(&first, 100, now_ms + 100, nobody);
-        prop_assert_eq!(records(&last).len(), wanted.len());
+        // In the end of each key there is one record at most, and no tombstone is left; nor is an abort.
+        for pass in 0..4 {
+            log = cleaned_without(&log, &mut aborted, 100, now_ms + pass * 100, nobody);
+        }
+        prop_assert_eq!(records(&log).len(), wanted.len());
+        prop_assert!(aborted.is_empty());
     }
 }

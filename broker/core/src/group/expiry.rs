@@ -1,9 +1,8 @@
-//! What becomes of offsets that nobody needs: they expire (KIP-211), or their topic is deleted; and of groups that
-//! are empty and have none.
+//! What becomes of offsets that nobody needs, as they expire (KIP-211), and of groups that are empty and have none.
 
 use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::GroupId;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
-use kafka_protocol::messages::{GroupId, TopicName};
 use kafka_protocol::protocol::StrBytes;
 
 use super::Groups;
@@ -17,10 +16,11 @@ pub(super) fn expire(turn: &mut Turn<'_>, groups: &mut Groups, offsets: &mut Off
     let mut empty = Vec::new();
     for (id, group) in groups.iter() {
         if let Some(committed) = offsets.of(id) {
-            let dead = expired(turn, group, committed);
+            let dead =
+                expired(turn, group, committed, |topic, partition| offsets.is_pending(id, topic, partition));
             offsets.bury(turn, id, dead);
         }
-        if group.is_empty() && offsets.of(id).is_none() {
+        if group.is_empty() && offsets.of(id).is_none() && !offsets.has_pending(id) {
             empty.push(id.clone());
         }
     }
@@ -29,7 +29,13 @@ pub(super) fn expire(turn: &mut Turn<'_>, groups: &mut Groups, offsets: &mut Off
     }
 }
 
-fn expired(turn: &Turn<'_>, group: &ClassicGroup, committed: &GroupOffsets) -> Vec<(StrBytes, i32)> {
+/// What a transaction is about to renew does not expire.
+fn expired(
+    turn: &Turn<'_>,
+    group: &ClassicGroup,
+    committed: &GroupOffsets,
+    is_pending: impl Fn(&StrBytes, i32) -> bool,
+) -> Vec<(StrBytes, i32)> {
     let Some(retained_since) = retention(group) else { return Vec::new() };
     let is_over = |value: &OffsetValue| match value.expire_timestamp_ms {
         Some(at_ms) => turn.now_ms >= at_ms,
@@ -37,8 +43,9 @@ fn expired(turn: &Turn<'_>, group: &ClassicGroup, committed: &GroupOffsets) -> V
     };
     let mut dead = Vec::new();
     for (topic, partitions) in committed.iter().filter(|(topic, _)| !group.is_subscribed_to(topic)) {
-        let over = partitions.iter().filter(|(_, value)| is_over(value));
-        dead.extend(over.map(|(partition, _)| (topic.clone(), *partition)));
+        let over = partitions.iter().filter(|(_, committed)| is_over(&committed.value));
+        let over = over.map(|(partition, _)| *partition).filter(|partition| !is_pending(topic, *partition));
+        dead.extend(over.map(|partition| (topic.clone(), partition)));
     }
     dead
 }
@@ -80,20 +87,4 @@ pub(super) fn delete_group(
         }
     };
     DeletableGroupResult::default().with_group_id(id).with_error_code(error)
-}
-
-/// A group keeps no offsets of topics that are no more.
-pub(super) fn topics_deleted(turn: &mut Turn<'_>, offsets: &mut Offsets, topics: &[TopicName]) {
-    let mut dead = Vec::new();
-    for (group, committed) in offsets.groups() {
-        for topic in topics {
-            if let Some((name, partitions)) = committed.get_key_value(&topic.0) {
-                let of_topic = partitions.keys().map(|partition| (name.clone(), *partition));
-                dead.push((group.clone(), of_topic.collect()));
-            }
-        }
-    }
-    for (group, of_group) in dead {
-        offsets.bury(turn, &group, of_group);
-    }
 }

@@ -17,7 +17,6 @@ mod turn;
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
@@ -26,17 +25,20 @@ use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponseGroup;
 use kafka_protocol::messages::{
     GroupId, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
     LeaveGroupResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
-    SyncGroupRequest, SyncGroupResponse, TopicName,
+    SyncGroupRequest, SyncGroupResponse, TopicName, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
 };
 use kafka_protocol::protocol::StrBytes;
-use thiserror::Error;
 use uuid::Uuid;
 
+pub use crate::coordinator::{Record as GroupRecord, RecordError, Ticket};
 use classic::{ClassicGroup, State};
 use offsets::Offsets;
 use record::{GroupValue, Key, OffsetValue};
 use timers::{Timer, Timers};
 use turn::Turn;
+
+use crate::ids::{ProducerEpoch, ProducerId};
+use crate::record_batch::{EndMarker, Verified};
 
 /// The settings of the coordinator, by Kafka's names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,10 +77,6 @@ impl Default for GroupConfig {
     }
 }
 
-/// The shell's name of a request that waits for its answer. Never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
-
 /// Who sends a JoinGroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
@@ -95,6 +93,10 @@ pub enum Call {
     Heartbeat(HeartbeatRequest, i16),
     LeaveGroup(LeaveGroupRequest, i16),
     OffsetCommit(OffsetCommitRequest, i16),
+    /// With the word of the transaction's coordinator, which is for the log: it is handed on only where the log would take it.
+    TxnOffsetCommit(TxnOffsetCommitRequest, Verified),
+    /// A producer's transaction ends in this partition. Handed on only where the log would take it.
+    Marker(EndMarker),
     /// One group of an OffsetFetch, and its `require_stable`.
     OffsetFetch(OffsetFetchRequestGroup, bool, i16),
     OffsetDelete(OffsetDeleteRequest),
@@ -116,6 +118,8 @@ pub enum Answer {
     Heartbeat(HeartbeatResponse),
     LeaveGroup(LeaveGroupResponse),
     OffsetCommit(OffsetCommitResponse),
+    TxnOffsetCommit(TxnOffsetCommitResponse),
+    Marker,
     OffsetFetch(OffsetFetchResponseGroup),
     OffsetDelete(OffsetDeleteResponse),
     DescribeGroup(DescribedGroup),
@@ -124,18 +128,15 @@ pub enum Answer {
     TopicsDeleted,
 }
 
-/// One record for `__consumer_offsets`, in Kafka's own format. Without a value it is a tombstone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GroupRecord {
-    pub key: Bytes,
-    pub value: Option<Bytes>,
-}
-
 /// What a call or a tick leads to. The records of a call are one batch. Those of a tick, and tombstones, concern many groups
 /// or offsets, and may be more than [`GroupConfig::max_batch_bytes`]: they may as well be several batches, in this order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Step {
     pub records: Vec<GroupRecord>,
+    /// Whose transaction the records belong to.
+    pub producer: Option<(ProducerId, ProducerEpoch)>,
+    /// Written instead of records.
+    pub marker: Option<EndMarker>,
     pub answers: Vec<(Ticket, Answer)>,
 }
 
@@ -149,15 +150,6 @@ pub struct Counts {
     /// Kafka has this state; here a dead group is gone.
     pub dead: usize,
     pub offsets: usize,
-}
-
-/// Why a record of `__consumer_offsets` was not understood.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum RecordError {
-    #[error("the record is cut short, or its lengths are not possible")]
-    Malformed,
-    #[error("version {version} of {what} is not known")]
-    Version { what: &'static str, version: i16 },
 }
 
 /// Classic groups, by id.
@@ -177,11 +169,16 @@ impl Shard {
         Shard { config, groups: Groups::new(), offsets: Offsets::default(), timers: Timers::default() }
     }
 
-    /// Loading, in the order of offsets.
+    /// Loading, in the order of offsets. `producer` is the one whose transaction the record belongs to.
     ///
     /// # Errors
     /// A record that nobody understands. It changed nothing.
-    pub fn replay(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), RecordError> {
+    pub fn replay(
+        &mut self,
+        producer: Option<ProducerId>,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), RecordError> {
         match (Key::decode(key)?, value) {
             (Key::Offset { group, topic, partition }, Some(value)) => {
                 let value = OffsetValue::decode(value)?;
@@ -190,7 +187,7 @@ impl Shard {
                     let simple = ClassicGroup::new(group.clone(), value.commit_timestamp_ms);
                     self.groups.insert(group.clone(), simple);
                 }
-                self.offsets.put(&group, &topic, partition, value);
+                self.offsets.put(producer, &group, &topic, partition, value);
             }
             (Key::Offset { group, topic, partition }, None) => self.offsets.remove(&group, &topic, partition),
             (Key::Group(id), Some(value)) => {
@@ -202,6 +199,11 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// Loading: here a producer's transaction ended.
+    pub fn replay_end(&mut self, producer: ProducerId, commit: bool) {
+        self.offsets.end(producer, commit);
     }
 
     /// Everything is replayed: the sessions of all members begin anew.
@@ -235,9 +237,16 @@ impl Shard {
             Call::OffsetCommit(request, version) => {
                 Answer::OffsetCommit(offsets::commit(&mut turn, groups, offsets, &request, version))
             }
-            // Stable or not: there is nothing pending yet.
-            Call::OffsetFetch(request, _, _) => {
-                Answer::OffsetFetch(offsets::fetch(groups, offsets, &request))
+            Call::TxnOffsetCommit(request, _) => {
+                Answer::TxnOffsetCommit(offsets::commit_in_transaction(&mut turn, groups, offsets, &request))
+            }
+            Call::Marker(marker) => {
+                offsets.end(marker.producer_id, marker.commit);
+                turn.step.marker = Some(marker);
+                Answer::Marker
+            }
+            Call::OffsetFetch(request, stable, _) => {
+                Answer::OffsetFetch(offsets::fetch(groups, offsets, &request, stable))
             }
             Call::OffsetDelete(request) => {
                 Answer::OffsetDelete(offsets::delete(&mut turn, groups, offsets, &request))
@@ -250,7 +259,7 @@ impl Shard {
                 Answer::DeleteGroup(expiry::delete_group(&mut turn, groups, offsets, id))
             }
             Call::TopicsDeleted(topics) => {
-                expiry::topics_deleted(&mut turn, offsets, &topics);
+                offsets.bury_topics(&mut turn, &topics);
                 Answer::TopicsDeleted
             }
         };

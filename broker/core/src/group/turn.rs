@@ -1,11 +1,10 @@
 //! One call or one tick: the time, the settings and the timers it sees, and what it leads to.
 
 use bytes::Bytes;
-use kafka_protocol::protocol::StrBytes;
 
-use super::record;
 use super::timers::{Timer, Timers};
 use super::{Answer, GroupConfig, GroupRecord, Step, Ticket};
+pub(super) use crate::coordinator::own;
 
 pub(super) struct Turn<'a> {
     pub now_ms: i64,
@@ -35,14 +34,8 @@ impl<'a> Turn<'a> {
 
     /// Whether these records may be one batch.
     pub fn fits(&self, records: &[GroupRecord]) -> bool {
-        records.iter().map(record::size).sum::<usize>() <= self.config.max_batch_bytes
+        records.iter().map(GroupRecord::size).sum::<usize>() <= self.config.max_batch_bytes
     }
-}
-
-/// A copy with memory of its own. What a request holds are slices of the connection's buffer; state that lives on
-/// must not keep whole buffers alive.
-pub(super) fn own(text: &StrBytes) -> StrBytes {
-    if text.is_empty() { StrBytes::new() } else { StrBytes::from_string(text.as_str().to_owned()) }
 }
 
 /// As [`own`].

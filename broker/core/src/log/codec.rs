@@ -36,19 +36,20 @@ impl Writer {
     }
 }
 
-/// Reads what a [`Writer`] of the same version sealed.
+/// Reads what a [`Writer`] sealed.
 #[derive(Debug)]
 pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub fn open(bytes: &'a [u8], version: u16) -> Result<Reader<'a>, SnapshotError> {
+    /// The version, which is `newest` or older, and what follows.
+    pub fn open(bytes: &'a [u8], newest: u16) -> Result<(u16, Reader<'a>), SnapshotError> {
         let (head, rest) = bytes.split_first_chunk::<2>().ok_or(SnapshotError::Malformed)?;
         let (crc, body) = rest.split_first_chunk::<4>().ok_or(SnapshotError::Malformed)?;
         if u32::from_be_bytes(*crc) != checksum(head, body) {
             return Err(SnapshotError::Checksum);
         }
         match u16::from_be_bytes(*head) {
-            found if found == version => Ok(Reader(body)),
+            found if (1..=newest).contains(&found) => Ok((found, Reader(body))),
             other => Err(SnapshotError::Version(other)),
         }
     }

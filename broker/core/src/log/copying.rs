@@ -4,7 +4,7 @@
 use super::producer_state::ProducerStateMap;
 use super::tail::Run;
 use crate::ids::Offset;
-use crate::record_batch::{Batches, Crc, NO_TIMESTAMP};
+use crate::record_batch::{Batches, Crc, EndMarker, NO_TIMESTAMP};
 
 /// How far a partition's copy has come.
 #[derive(Clone, Debug)]
@@ -58,8 +58,9 @@ impl Copying {
         if run.base_offset > self.next {
             self.producers = producers_at(run.base_offset);
         }
-        for (header, _) in Batches::new(bytes, Crc::Skip).flatten() {
-            self.producers.apply(&header, header.max_timestamp);
+        for (header, range) in Batches::new(bytes, Crc::Skip).flatten() {
+            let marker = bytes.get(range).and_then(|batch| EndMarker::of(&header, batch));
+            self.producers.apply(&header, marker.as_ref(), header.max_timestamp);
         }
         self.next = run.next_offset();
         if run.base_offset >= self.synced_end {

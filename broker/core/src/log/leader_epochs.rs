@@ -99,7 +99,7 @@ impl LeaderEpochs {
     /// # Errors
     /// Anything but the bytes of an [`LeaderEpochs::encode`], whole and undamaged.
     pub fn decode(bytes: &[u8]) -> Result<LeaderEpochs, SnapshotError> {
-        let mut reader = Reader::open(bytes, VERSION)?;
+        let (_, mut reader) = Reader::open(bytes, VERSION)?;
         let mut epochs = LeaderEpochs::default();
         for count in 0..reader.i32()? {
             let (epoch, start_offset) = (LeaderEpoch(reader.i32()?), reader.i64()?);

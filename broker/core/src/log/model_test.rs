@@ -1,11 +1,15 @@
 //! The partition log against a model that cannot be wrong: a list of all batches ever stored.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
 use crate::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, WalPosition};
-use crate::record_batch::{BatchBuilder, BatchHeader, BatchLimits, TimestampType, check_produced};
+use crate::record_batch::{
+    BatchBuilder, BatchHeader, BatchLimits, Origin, TimestampType, Verified, check_produced,
+};
 
 const PRODUCERS: usize = 100;
 
@@ -18,6 +22,15 @@ enum Op {
         records: i32,
         sequence: i32,
         epoch: i16,
+        transactional: bool,
+        verified: bool,
+    },
+    /// Epochs relative to what was last written.
+    End {
+        producer: i64,
+        commit: bool,
+        epoch: i16,
+        coordinator: i32,
     },
     Retry {
         which: usize,
@@ -56,13 +69,20 @@ enum Op {
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
-    let up_to = prop_oneof![Just(ReadUpTo::HighWatermark), Just(ReadUpTo::DurableEnd)];
+    let up_to = prop_oneof![
+        Just(ReadUpTo::HighWatermark),
+        Just(ReadUpTo::LastStableOffset),
+        Just(ReadUpTo::DurableEnd)
+    ];
     let slip = prop_oneof![8 => Just(0), 1 => Just(1), 1 => Just(-1)];
     let op = prop_oneof![
-        6 => (0i64..4, 1i32..4, slip.clone(), slip)
-            .prop_map(|(producer, records, sequence, epoch)| {
-                Op::Produce { producer, records, sequence, epoch: epoch as i16 }
+        6 => (0i64..4, 1i32..4, slip.clone(), slip.clone(), any::<bool>(), prop::bool::weighted(0.9))
+            .prop_map(|(producer, records, sequence, epoch, transactional, verified)| {
+                Op::Produce { producer, records, sequence, epoch: epoch as i16, transactional, verified }
             }),
+        3 => (1i64..4, any::<bool>(), slip.clone(), slip).prop_map(|(producer, commit, epoch, coordinator)| {
+            Op::End { producer, commit, epoch: epoch as i16, coordinator }
+        }),
         2 => any::<usize>().prop_map(|which| Op::Retry { which }),
         5 => (1usize..5, any::<bool>()).prop_map(|(batches, in_memory)| Op::Flush { batches, in_memory }),
         1 => (0usize..600).prop_map(|bytes| Op::Evict { bytes }),
@@ -80,7 +100,17 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 struct Stored {
     header: BatchHeader,
+    marker: Option<EndMarker>,
     bytes: Vec<u8>,
+}
+
+/// What a walk over the batches shows of transactions.
+#[derive(Default)]
+struct Transactions {
+    /// First offsets by producer.
+    ongoing: BTreeMap<ProducerId, Offset>,
+    /// First offset, the marker's, and whether it was committed; by producer.
+    ended: Vec<(ProducerId, Offset, Offset, bool)>,
 }
 
 struct Model {
@@ -103,8 +133,11 @@ impl Model {
 
     fn apply(&mut self, op: Op) {
         match op {
-            Op::Produce { producer, records, sequence, epoch } => {
-                self.produce(producer, records, sequence, epoch)
+            Op::Produce { producer, records, sequence, epoch, transactional, verified } => {
+                self.produce(producer, records, sequence, epoch, transactional, verified)
+            }
+            Op::End { producer, commit, epoch, coordinator } => {
+                self.end(producer, commit, epoch, coordinator)
             }
             Op::Retry { which } => self.retry(which),
             Op::Flush { batches, in_memory } => self.flush(batches, in_memory),
@@ -132,6 +165,49 @@ impl Model {
         }
         assert_eq!(self.log.log_end(), self.end_of(self.stored.len()));
         assert_eq!(self.log.durable_end(), self.end_of(self.durable));
+        assert_eq!(self.log.last_stable_offset(), self.last_stable_offset());
+    }
+
+    fn transactions(&self, stored: &[Stored]) -> Transactions {
+        let mut found = Transactions::default();
+        for Stored { header, marker, .. } in stored {
+            let id = header.producer_id;
+            if let Some(marker) = marker {
+                let ended =
+                    found.ongoing.remove(&id).map(|first| (id, first, header.base_offset, marker.commit));
+                found.ended.extend(ended);
+            } else if header.is_transactional() {
+                found.ongoing.entry(id).or_insert(header.base_offset);
+            }
+        }
+        found
+    }
+
+    fn last_stable_offset(&self) -> Offset {
+        let Transactions { ongoing, ended } = self.transactions(&self.stored);
+        let high_watermark = self.log.high_watermark();
+        let uncommitted = ended.iter().filter(|(_, _, marker, _)| *marker >= high_watermark);
+        let unstable = ongoing.into_values().chain(uncommitted.map(|(_, first, ..)| *first)).min();
+        unstable.map_or(high_watermark, |first| first.clamp(self.log.log_start(), high_watermark))
+    }
+
+    /// What a reader of these offsets is told to leave out, and what is ongoing at `from`.
+    fn aborted(&self, from: Offset, to: Offset) {
+        let ended = self.transactions(&self.stored).ended;
+        let log_start = self.log.log_start();
+        let expected: Vec<_> = ended
+            .iter()
+            .filter(|(_, first, marker, commit)| !commit && *marker >= from.max(log_start) && *first < to)
+            .map(|(id, first, marker, _)| (*id, *first, *marker))
+            .collect();
+        let found = self.log.aborted_between(from, to);
+        let found: Vec<_> = found.iter().map(|t| (t.producer_id, t.first_offset, t.last_offset)).collect();
+        assert_eq!(found, expected, "{from} to {to}");
+        let before = self.stored.iter().take_while(|stored| stored.header.next_offset() <= from).count();
+        if from >= self.log.segment_end() && self.end_of(before) == from {
+            let then = self.transactions(&self.stored[..before]).ongoing.into_values().min();
+            assert_eq!(self.log.producers_at(from).first_undecided(), then, "at {from}");
+        }
     }
 
     /// The offset behind the first `count` batches.
@@ -143,23 +219,54 @@ impl Model {
         self.end_of(choice % (count + 1))
     }
 
-    /// A producer's batches under its newest epoch.
-    fn batches_of(&self, id: i64) -> Vec<&BatchHeader> {
-        let all = self.stored.iter().map(|stored| &stored.header).filter(|header| header.producer_id.0 == id);
-        let newest = all.clone().next_back().map(|header| header.producer_epoch);
-        all.filter(|header| Some(header.producer_epoch) == newest).collect()
+    /// A producer's newest epoch, which a marker may have begun.
+    fn epoch_of(&self, id: i64) -> Option<ProducerEpoch> {
+        let last = self.stored.iter().rfind(|stored| stored.header.producer_id.0 == id);
+        last.map(|stored| stored.header.producer_epoch)
     }
 
-    fn produce(&mut self, producer: i64, records: i32, slip: i32, epoch_slip: i16) {
+    /// A producer's batches of records under its newest epoch.
+    fn batches_of(&self, id: i64) -> Vec<&BatchHeader> {
+        let newest = self.epoch_of(id);
+        let all = self.stored.iter().map(|stored| &stored.header).filter(|header| header.producer_id.0 == id);
+        all.filter(|header| !header.is_control() && Some(header.producer_epoch) == newest).collect()
+    }
+
+    fn coordinator_epoch(&self, id: i64) -> Option<i32> {
+        let mut newest_first = self.stored.iter().rev().filter_map(|stored| stored.marker);
+        newest_first.find(|marker| marker.producer_id.0 == id).map(|marker| marker.coordinator_epoch)
+    }
+
+    fn end(&mut self, producer: i64, commit: bool, epoch_slip: i16, coordinator_slip: i32) {
+        self.clock += 1;
+        let epoch = self.epoch_of(producer).map_or(5, |epoch| epoch.0);
+        let marker = EndMarker {
+            producer_id: ProducerId(producer),
+            producer_epoch: ProducerEpoch(epoch + epoch_slip),
+            coordinator_epoch: self.coordinator_epoch(producer).unwrap_or(3) + coordinator_slip,
+            commit,
+        };
+        self.offer(marker.batch(self.clock), Origin::Coordinator, true);
+    }
+
+    fn produce(
+        &mut self,
+        producer: i64,
+        records: i32,
+        slip: i32,
+        epoch_slip: i16,
+        transactional: bool,
+        verified: bool,
+    ) {
         self.clock += 1;
         let mut builder = BatchBuilder::new();
         if producer > 0 {
-            let last = self
-                .batches_of(producer)
-                .last()
-                .map(|last| (last.producer_epoch.0, last.last_sequence() + 1));
-            let (epoch, next) = last.unwrap_or((5, 0));
+            let epoch = self.epoch_of(producer).map_or(5, |epoch| epoch.0);
+            let next = self.batches_of(producer).last().map_or(0, |last| last.last_sequence() + 1);
             let next = if epoch_slip > 0 { 0 } else { next };
+            if transactional {
+                builder = builder.transactional();
+            }
             builder = builder.producer(
                 ProducerId(producer),
                 ProducerEpoch(epoch + epoch_slip),
@@ -170,7 +277,7 @@ impl Model {
             let value = vec![self.clock as u8; (self.clock % 50) as usize];
             builder = builder.record(self.clock - i64::from(record) * 3, None, Some(&value));
         }
-        self.offer(builder.build());
+        self.offer(builder.build(), Origin::Client, verified);
     }
 
     /// Sends a batch again as the producer sent it first.
@@ -179,12 +286,15 @@ impl Model {
         else {
             return;
         };
+        if stored.marker.is_some() {
+            return;
+        }
         let mut bytes = stored.bytes.clone();
         crate::record_batch::patch_base(&mut bytes, 0, LeaderEpoch(-1)).unwrap();
-        self.offer(bytes);
+        self.offer(bytes, Origin::Client, true);
     }
 
-    fn offer(&mut self, mut bytes: Vec<u8>) {
+    fn offer(&mut self, mut bytes: Vec<u8>, origin: Origin, verified: bool) {
         let limits = BatchLimits {
             max_message_bytes: 1 << 20,
             before_max_ms: i64::MAX,
@@ -192,9 +302,14 @@ impl Model {
             timestamp_type: TimestampType::CreateTime,
             now_ms: self.clock,
             needs_keys: false,
+            origin,
         };
-        let batch = check_produced(&bytes, &limits).unwrap();
-        let expected = self.expected(&batch.header);
+        let mut batch = check_produced(&bytes, &limits).unwrap();
+        let BatchHeader { producer_id, producer_epoch, .. } = batch.header;
+        if verified && let Some(needed) = self.log.verification(producer_id, producer_epoch, false) {
+            batch.verified = needed;
+        }
+        let expected = self.expected(&batch.header, batch.marker, batch.verified != Verified::Not);
         let before = self.log.log_end();
         match self.log.append(&batch, self.clock) {
             Ok(Appended::New { base_offset, last_offset, leader_epoch, append_time_ms }) => {
@@ -203,7 +318,7 @@ impl Model {
                 assert_eq!((leader_epoch.0, append_time_ms), (self.epoch, -1));
                 batch.patch(&mut bytes, base_offset, leader_epoch).unwrap();
                 let header = BatchHeader::parse(&bytes).unwrap();
-                self.stored.push(Stored { header, bytes });
+                self.stored.push(Stored { header, marker: batch.marker, bytes });
             }
             Ok(Appended::Duplicate { base_offset, last_offset, .. }) => {
                 assert_eq!(expected, Expected::Duplicate(base_offset, last_offset));
@@ -217,24 +332,38 @@ impl Model {
     }
 
     /// The rules of idempotence, read off the whole log.
-    fn expected(&self, header: &BatchHeader) -> Expected {
-        let known = self.batches_of(header.producer_id.0);
-        let Some(last) = known.last().filter(|_| header.has_producer()) else { return Expected::New };
-        if header.producer_epoch != last.producer_epoch {
-            let newer = header.producer_epoch > last.producer_epoch;
-            return match (newer, header.base_sequence) {
-                (true, 0) => Expected::New,
-                (true, _) => Expected::Refused(45),
-                (false, _) => Expected::Refused(47),
-            };
+    fn expected(&self, header: &BatchHeader, marker: Option<EndMarker>, verified: bool) -> Expected {
+        if !header.has_producer() {
+            return Expected::New;
         }
+        let id = header.producer_id;
+        let epoch = self.epoch_of(id.0);
+        let known = self.batches_of(id.0);
         let same = |old: &&&BatchHeader| {
-            (old.base_sequence, old.record_count) == (header.base_sequence, header.record_count)
+            (old.producer_epoch, old.base_sequence, old.record_count)
+                == (header.producer_epoch, header.base_sequence, header.record_count)
         };
-        match known.iter().rev().take(5).find(same) {
-            Some(first) => Expected::Duplicate(first.base_offset, first.last_offset()),
-            None if header.base_sequence == last.last_sequence() + 1 => Expected::New,
-            None => Expected::Refused(45),
+        if let Some(first) = known.iter().rev().take(5).find(same).filter(|_| marker.is_none()) {
+            return Expected::Duplicate(first.base_offset, first.last_offset());
+        }
+        let ongoing = self.transactions(&self.stored).ongoing.contains_key(&id);
+        let goes_on = ongoing && epoch == Some(header.producer_epoch);
+        if header.is_transactional() && !goes_on && !verified {
+            return Expected::Refused(48);
+        }
+        let next = known.last().map_or(0, |last| last.last_sequence() + 1);
+        let next = if epoch == Some(header.producer_epoch) { next } else { 0 };
+        match marker {
+            _ if epoch.is_some_and(|epoch| header.producer_epoch < epoch) => Expected::Refused(47),
+            Some(marker)
+                if self.coordinator_epoch(id.0).is_some_and(|known| marker.coordinator_epoch < known) =>
+            {
+                Expected::Refused(52)
+            }
+            Some(_) => Expected::New,
+            None if epoch.is_some() && header.base_sequence != next => Expected::Refused(45),
+            None if ongoing && !header.is_transactional() => Expected::Refused(48),
+            None => Expected::New,
         }
     }
 
@@ -267,8 +396,10 @@ impl Model {
         let ReadRequest { from, max_bytes, at_least_one, up_to } = request;
         let limit = match up_to {
             ReadUpTo::HighWatermark => self.log.high_watermark(),
+            ReadUpTo::LastStableOffset => self.log.last_stable_offset(),
             ReadUpTo::DurableEnd => self.log.durable_end(),
         };
+        self.aborted(from, limit);
         let wanted: Vec<&Stored> = self
             .stored
             .iter()
@@ -343,24 +474,29 @@ impl Model {
         }
     }
 
-    /// What recovery does: a snapshot from some moment, and all batches stored after it.
-    fn replay(&self, snapshot_at: usize, to: usize) -> ProducerStateMap {
+    /// What recovery does: a snapshot of so many batches, and all batches stored after it.
+    fn replay(&self, snapshot: usize, to: usize) -> (ProducerStateMap, EndedTransactions) {
         let mut map = ProducerStateMap::new(0, PRODUCERS);
-        for stored in &self.stored[..snapshot_at % (to + 1)] {
-            map.apply(&stored.header, self.clock);
-        }
+        let mut ended = EndedTransactions::default();
+        let apply = |map: &mut ProducerStateMap, ended: &mut EndedTransactions, stored: &[Stored]| {
+            for Stored { header, marker, .. } in stored {
+                if let Some(transaction) = map.apply(header, marker.as_ref(), self.clock) {
+                    ended.push(transaction);
+                }
+            }
+        };
+        apply(&mut map, &mut ended, &self.stored[..snapshot]);
         let mut map = ProducerStateMap::decode(&map.encode(), PRODUCERS).unwrap();
-        for stored in &self.stored[..to] {
-            map.apply(&stored.header, self.clock);
-        }
-        map
+        let mut ended = EndedTransactions::of(ended.aborted_below(map.end_offset()));
+        apply(&mut map, &mut ended, &self.stored[..to]);
+        (map, ended)
     }
 
     /// Follows another leader for a moment, who lacks what is above the high watermark.
     fn truncate(&mut self, at: usize) {
         let offset = self.boundary(at, self.stored.len());
         let keep = self.stored.iter().take_while(|stored| stored.header.next_offset() <= offset).count();
-        let producers = self.replay(at, keep);
+        let (producers, _) = self.replay(at % (keep + 1), keep);
         assert!(self.log.truncate_to(offset, producers.clone()).is_err(), "a leader does not truncate");
         self.log.resign();
         assert!(self.log.become_leader(LeaderEpoch(self.epoch)).is_err(), "a term does not come back");
@@ -405,13 +541,19 @@ impl Model {
         }
         let mut leader_epochs = LeaderEpochs::decode(&self.log.leader_epochs().encode()).unwrap();
         leader_epochs.truncate_from_end(log_end);
+        let high_watermark = self.boundary(high_watermark, self.durable).max(log_start);
+        // A snapshot speaks of what is in segments, and of committed records.
+        let settled = segment_end.min(high_watermark);
+        let settled = self.stored.iter().take_while(|stored| stored.header.next_offset() <= settled).count();
+        let (producers, transactions) = self.replay(snapshot_at % (settled + 1), self.durable);
         self.log = PartitionLog::new(Recovered {
             log_start,
             segment_end,
-            high_watermark: self.boundary(high_watermark, self.durable).max(log_start),
+            high_watermark,
             log_end,
             leader_epochs,
-            producers: self.replay(snapshot_at, self.durable),
+            producers,
+            transactions,
             runs,
         })
         .unwrap();

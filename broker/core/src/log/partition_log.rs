@@ -5,8 +5,9 @@ use thiserror::Error;
 use super::leader_epochs::LeaderEpochs;
 use super::producer_state::{Checked, ProducerError, ProducerStateMap};
 use super::tail::{Run, Tail, TailError};
-use crate::ids::{LeaderEpoch, Offset};
-use crate::record_batch::{BatchHeader, BatchSummary};
+use super::transactions::{AbortedTransaction, EndedTransactions};
+use crate::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
+use crate::record_batch::{BatchHeader, BatchSummary, Verified};
 
 /// What recovery found. All of it is durable: what was read back has been flushed again before it gets here.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct Recovered {
     pub leader_epochs: LeaderEpochs,
     /// Applied up to `log_end`.
     pub producers: ProducerStateMap,
+    /// Up to `log_end`.
+    pub transactions: EndedTransactions,
     /// From `segment_end` or before up to `log_end`.
     pub runs: Vec<Run>,
 }
@@ -95,7 +98,7 @@ pub struct Advanced {
 ///
 /// ```text
 /// log_start <= segment_end <= durable_end <= log_end
-/// log_start <= high_watermark <= durable_end
+/// log_start <= last_stable_offset <= high_watermark <= durable_end
 /// tail.start <= segment_end,  tail.end == durable_end
 /// leader epochs start <= log_end,  producers.end_offset == log_end
 /// ```
@@ -115,6 +118,7 @@ pub struct PartitionLog {
     pub(super) tail: Tail,
     leader_epochs: LeaderEpochs,
     producers: ProducerStateMap,
+    transactions: EndedTransactions,
     /// The highest epoch that this log has seen; it outlives the term and its records.
     epoch: LeaderEpoch,
     leads: bool,
@@ -135,8 +139,16 @@ impl PartitionLog {
     /// # Errors
     /// When what was recovered breaks the inequalities above.
     pub fn new(recovered: Recovered) -> Result<PartitionLog, LogError> {
-        let Recovered { log_start, segment_end, high_watermark, log_end, leader_epochs, producers, runs } =
-            recovered;
+        let Recovered {
+            log_start,
+            segment_end,
+            high_watermark,
+            log_end,
+            leader_epochs,
+            producers,
+            transactions,
+            runs,
+        } = recovered;
         within(log_start, 0, segment_end)?;
         within(segment_end, log_start, log_end)?;
         within(high_watermark, log_start, log_end)?;
@@ -149,7 +161,7 @@ impl PartitionLog {
         within(leader_epochs.entries().last().map_or(0, |entry| entry.start_offset), 0, log_end)?;
         reaches(&producers, log_end)?;
         let epoch = leader_epochs.latest().unwrap_or(NO_EPOCH);
-        let log = PartitionLog {
+        let mut log = PartitionLog {
             log_start,
             segment_end,
             high_watermark,
@@ -157,11 +169,14 @@ impl PartitionLog {
             tail,
             leader_epochs,
             producers,
+            transactions,
             epoch,
             leads: false,
             #[cfg(feature = "planted-bugs")]
             answer_duplicates_early: false,
         };
+        log.transactions.start_at(log_start);
+        log.settle_transactions();
         log.assert_order();
         Ok(log)
     }
@@ -176,6 +191,7 @@ impl PartitionLog {
             tail: Tail::new(0),
             leader_epochs: LeaderEpochs::default(),
             producers: ProducerStateMap::new(0, max_producers),
+            transactions: EndedTransactions::default(),
             epoch: NO_EPOCH,
             leads: false,
             #[cfg(feature = "planted-bugs")]
@@ -193,6 +209,48 @@ impl PartitionLog {
 
     pub fn high_watermark(&self) -> Offset {
         self.high_watermark
+    }
+
+    /// Below it all transactions are decided: what a consumer with `isolation.level=read_committed` sees.
+    ///
+    /// A transaction whose marker is not committed yet counts as undecided.
+    pub fn last_stable_offset(&self) -> Offset {
+        let undecided = self.producers.first_undecided();
+        let uncommitted = self.transactions.first_uncommitted(self.high_watermark);
+        let unstable = [undecided, uncommitted].into_iter().flatten().min();
+        unstable.map_or(self.high_watermark, |first| first.clamp(self.log_start, self.high_watermark))
+    }
+
+    /// Whether a transaction of this producer is ongoing here, in this epoch.
+    pub fn has_ongoing(&self, id: ProducerId, epoch: ProducerEpoch) -> bool {
+        self.producers.has_ongoing(id, epoch)
+    }
+
+    /// What a transactional batch of this producer needs before it is appended: its coordinator's word that the partition
+    /// is in its transaction, given after this moment. `None` where its transaction is ongoing here.
+    pub fn verification(&self, id: ProducerId, epoch: ProducerEpoch, from_zero: bool) -> Option<Verified> {
+        let marker_offset = self.producers.marker_offset(id);
+        (!self.has_ongoing(id, epoch)).then_some(Verified::Since { marker_offset, from_zero })
+    }
+
+    /// The transactions that have ended here, and their markers are in the log still.
+    pub fn transactions(&self) -> &EndedTransactions {
+        &self.transactions
+    }
+
+    /// The producers' state as it was at `offset`, as far as it is known still.
+    pub fn producers_at(&self, offset: Offset) -> ProducerStateMap {
+        self.producers.clone().truncated(offset, &self.transactions)
+    }
+
+    /// The aborted transactions to be left out by who reads from `from` up to `to`.
+    pub fn aborted_between(&self, from: Offset, to: Offset) -> Vec<AbortedTransaction> {
+        self.transactions.aborted_between(from, to)
+    }
+
+    /// Markers at these offsets, ascending, are about to be compacted away, since nothing else is left of their transactions.
+    pub fn markers_go(&mut self, offsets: &[Offset]) {
+        self.transactions.cleaned(offsets);
     }
 
     pub fn durable_end(&self) -> Offset {
@@ -250,7 +308,7 @@ impl PartitionLog {
     pub fn append(&mut self, batch: &BatchSummary, now_ms: i64) -> Result<Appended, AppendError> {
         let leader_epoch = self.leading().ok_or(AppendError::NotLeader)?;
         if let Checked::Duplicate { base_offset, last_offset, append_time_ms } =
-            self.producers.check(&batch.header)?
+            self.producers.check(&batch.header, batch.marker.as_ref(), batch.verified)?
         {
             return Ok(Appended::Duplicate { base_offset, last_offset, append_time_ms });
         }
@@ -259,10 +317,22 @@ impl PartitionLog {
         self.log_end = next.ok_or(AppendError::NoOffsetsLeft)?;
         let stored =
             BatchHeader { base_offset, leader_epoch, max_timestamp: batch.max_timestamp, ..batch.header };
-        self.producers.apply(&stored, now_ms);
+        if let Some(ended) = self.producers.apply(&stored, batch.marker.as_ref(), now_ms) {
+            self.transactions.push(ended);
+        }
         self.assert_order();
         let append_time_ms = batch.log_append_time_ms();
         Ok(Appended::New { base_offset, last_offset: self.log_end - 1, leader_epoch, append_time_ms })
+    }
+
+    /// Whether [`PartitionLog::append`] would take this batch if it were next, as far as its producer is concerned.
+    ///
+    /// # Errors
+    /// Those of the append.
+    pub fn would_take(&self, batch: &BatchSummary) -> Result<(), AppendError> {
+        self.leading().ok_or(AppendError::NotLeader)?;
+        self.producers.check(&batch.header, batch.marker.as_ref(), batch.verified)?;
+        Ok(())
     }
 
     /// Whether the original of a duplicate has been flushed. Only then may the duplicate be answered (invariant 1).
@@ -282,6 +352,7 @@ impl PartitionLog {
         within(run.next_offset(), self.durable_end(), self.log_end)?;
         self.tail.push(run)?;
         self.high_watermark = high_watermark(self.high_watermark, self.tail.end(), &[]);
+        self.settle_transactions();
         self.assert_order();
         Ok(Advanced { durable_end: self.durable_end(), high_watermark: self.high_watermark })
     }
@@ -293,6 +364,7 @@ impl PartitionLog {
     pub fn in_segments(&mut self, up_to: Offset) -> Result<(), LogError> {
         within(up_to, 0, self.durable_end())?;
         self.segment_end = self.segment_end.max(up_to);
+        self.settle_transactions();
         self.tail.drop_below(self.log_start, self.segment_end);
         self.assert_order();
         Ok(())
@@ -324,6 +396,8 @@ impl PartitionLog {
         self.segment_end = self.segment_end.max(self.log_start);
         self.tail.drop_below(self.log_start, self.segment_end);
         self.leader_epochs.truncate_from_start(self.log_start);
+        self.transactions.start_at(self.log_start);
+        self.settle_transactions();
         self.assert_order();
         Ok(())
     }
@@ -345,6 +419,7 @@ impl PartitionLog {
         self.segment_end = self.segment_end.min(offset);
         self.leader_epochs.truncate_from_end(offset);
         self.producers = producers;
+        self.transactions.end_at(offset);
         self.assert_order();
         Ok(())
     }
@@ -352,6 +427,11 @@ impl PartitionLog {
     /// Forgets producers that have been silent for `expiration_ms` (`producer.id.expiration.ms`).
     pub fn expire_producers(&mut self, now_ms: i64, expiration_ms: i64) {
         self.producers.expire(now_ms, expiration_ms);
+    }
+
+    /// What is committed and in segments is never cut off again.
+    fn settle_transactions(&mut self) {
+        self.transactions.settle(self.high_watermark.min(self.segment_end));
     }
 
     fn assert_order(&self) {

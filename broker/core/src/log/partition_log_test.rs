@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::*;
 use crate::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, WalPosition};
 use crate::record_batch::{
-    BatchBuilder, BatchHeader, BatchLimits, BatchSummary, TimestampType, check_produced, patch_base,
+    BatchBuilder, BatchHeader, BatchLimits, BatchSummary, Origin, TimestampType, check_produced, patch_base,
 };
 
 fn limits(timestamp_type: TimestampType, now_ms: i64) -> BatchLimits {
@@ -16,6 +16,7 @@ fn limits(timestamp_type: TimestampType, now_ms: i64) -> BatchLimits {
         timestamp_type,
         now_ms,
         needs_keys: false,
+        origin: Origin::Client,
     }
 }
 
@@ -128,6 +129,7 @@ fn recovered() -> Recovered {
         log_end: 4,
         leader_epochs,
         producers: ProducerStateMap::new(4, 10),
+        transactions: EndedTransactions::default(),
         runs: vec![run(0), run(2)],
     }
 }

@@ -28,6 +28,8 @@ impl OffsetOutOfRange {
 pub enum ReadUpTo {
     /// Consumers (invariant 10).
     HighWatermark,
+    /// Consumers of what is decided (`isolation.level=read_committed`).
+    LastStableOffset,
     /// Followers: all that is flushed here.
     DurableEnd,
 }
@@ -176,6 +178,7 @@ impl PartitionLog {
     fn limit(&self, up_to: ReadUpTo) -> Offset {
         match up_to {
             ReadUpTo::HighWatermark => self.high_watermark(),
+            ReadUpTo::LastStableOffset => self.last_stable_offset(),
             ReadUpTo::DurableEnd => self.durable_end(),
         }
     }

@@ -76,7 +76,7 @@ pub fn deletable(retention: &Retention, stretches: &[Stretch], now_ms: i64) -> O
 mod tests {
     use super::*;
     use crate::ids::WalPosition;
-    use crate::log::{LeaderEpochs, ProducerStateMap, Recovered, Run, WalSpan};
+    use crate::log::{EndedTransactions, LeaderEpochs, ProducerStateMap, Recovered, Run, WalSpan};
 
     /// Three closed segments of 100 bytes each, an open one, and what is only in the write-ahead log.
     fn log_of_five() -> Vec<Stretch> {
@@ -107,6 +107,7 @@ mod tests {
             log_end: 50,
             leader_epochs: LeaderEpochs::default(),
             producers: ProducerStateMap::new(50, 1),
+            transactions: EndedTransactions::default(),
             runs: runs.collect(),
         });
         let in_segments = log_of_five().into_iter().take(4);

@@ -16,9 +16,11 @@ use crate::wal::profile::{self, WalProfile};
 
 /// The topic of consumer groups and their offsets.
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
+/// Where the transaction coordinator writes.
+pub const TRANSACTIONS_TOPIC: &str = "__transaction_state";
 
 /// Topics that belong to the cluster itself (Kafka's `Topic.isInternal`).
-pub const INTERNAL_TOPICS: [&str; 3] = [OFFSETS_TOPIC, "__transaction_state", "__share_group_state"];
+pub const INTERNAL_TOPICS: [&str; 3] = [OFFSETS_TOPIC, TRANSACTIONS_TOPIC, "__share_group_state"];
 
 /// The leader of a partition that has none.
 pub const NO_LEADER: BrokerId = BrokerId(-1);

@@ -4,9 +4,36 @@ use super::error::{BatchError, RecordError};
 use super::header::{
     BatchHeader, CRC_COVERS_FROM, Compression, HEADER_LEN, NO_TIMESTAMP, PRODUCER_BITS, TimestampType,
 };
+use super::marker::EndMarker;
 use super::patch::{patch_base, patch_log_append_time, patch_max_timestamp};
 use super::records::Cursor;
 use crate::ids::{LeaderEpoch, Offset};
+
+/// Who appends, as Kafka's `AppendOrigin`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    #[default]
+    Client,
+    /// The broker itself: its producers do not number what they write, and it writes markers.
+    Coordinator,
+}
+
+/// What is known of the transaction that a transactional batch belongs to (KIP-890). Where none is ongoing in the partition
+/// yet, an unverified batch could begin one that nobody would ever end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verified {
+    Not,
+    /// Its coordinator says that the partition is in it.
+    Since {
+        /// Where the producer's last marker in the partition was before the coordinator was asked, -1 for none: a marker
+        /// since then has ended what was asked about.
+        marker_offset: Offset,
+        /// Each transaction of the producer has an epoch of its own: one that is not known here must begin with sequence 0.
+        from_zero: bool,
+    },
+    /// The coordinator writes it.
+    Own,
+}
 
 /// A topic's limits, and the time at which they are asked about.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +51,7 @@ pub struct BatchLimits {
     /// Whether the topic is compacted: a record without a key could never stay. Of compressed records
     /// [`check_opened`] tells.
     pub needs_keys: bool,
+    pub origin: Origin,
 }
 
 /// What must be written over a batch's timestamps before it is stored. Each but `Keep` costs a new checksum.
@@ -48,6 +76,10 @@ pub struct BatchSummary {
     pub max_timestamp: i64,
     pub compression: Compression,
     pub stamp: Stamp,
+    /// Of a control batch.
+    pub marker: Option<EndMarker>,
+    /// [`Verified::Not`] for a client's batch, until somebody has asked its coordinator.
+    pub verified: Verified,
 }
 
 impl BatchSummary {
@@ -97,7 +129,11 @@ pub fn check_produced(bytes: &[u8], limits: &BatchLimits) -> Result<BatchSummary
         return Err(BatchError::TooLarge { size, max: limits.max_message_bytes });
     }
     check_crc(&header, bytes)?;
-    let compression = check_header(&header)?;
+    let compression = check_header(&header, limits.origin)?;
+    let marker = EndMarker::of(&header, bytes);
+    if header.is_control() && marker.is_none() {
+        return Err(BatchError::Control);
+    }
 
     let window = Window::of(limits);
     let latest = match compression {
@@ -115,7 +151,20 @@ pub fn check_produced(bytes: &[u8], limits: &BatchLimits) -> Result<BatchSummary
         TimestampType::CreateTime if latest == header.max_timestamp => (latest, Stamp::Keep),
         TimestampType::CreateTime => (latest, Stamp::MaxTimestamp(latest)),
     };
-    Ok(BatchSummary { header, size, record_count: header.record_count, max_timestamp, compression, stamp })
+    let verified = match limits.origin {
+        Origin::Client => Verified::Not,
+        Origin::Coordinator => Verified::Own,
+    };
+    Ok(BatchSummary {
+        header,
+        size,
+        record_count: header.record_count,
+        max_timestamp,
+        compression,
+        stamp,
+        marker,
+        verified,
+    })
 }
 
 /// `bytes` begin with the whole batch.
@@ -127,7 +176,7 @@ pub(super) fn check_crc(header: &BatchHeader, bytes: &[u8]) -> Result<(), BatchE
     if computed == header.crc { Ok(()) } else { Err(BatchError::Checksum { stored: header.crc, computed }) }
 }
 
-fn check_header(header: &BatchHeader) -> Result<Compression, BatchError> {
+fn check_header(header: &BatchHeader, origin: Origin) -> Result<Compression, BatchError> {
     let BatchHeader { record_count: count, last_offset_delta, .. } = *header;
     if count <= 0 || last_offset_delta != count - 1 {
         return Err(BatchError::Count { count, last_offset_delta });
@@ -135,10 +184,11 @@ fn check_header(header: &BatchHeader) -> Result<Compression, BatchError> {
     if header.attributes & !PRODUCER_BITS != 0 {
         return Err(BatchError::Attributes(header.attributes));
     }
-    if header.is_control() {
+    let own = origin == Origin::Coordinator;
+    if header.is_control() && !own {
         return Err(BatchError::Control);
     }
-    let numbered = header.producer_epoch.0 >= 0 && header.base_sequence >= 0;
+    let numbered = header.producer_epoch.0 >= 0 && (own || header.base_sequence >= 0);
     let coherent = if header.has_producer() { numbered } else { !header.is_transactional() };
     if !coherent {
         return Err(BatchError::Producer {

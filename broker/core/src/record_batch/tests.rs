@@ -31,6 +31,7 @@ fn limits() -> BatchLimits {
         timestamp_type: TimestampType::CreateTime,
         now_ms: NOW,
         needs_keys: false,
+        origin: Origin::Client,
     }
 }
 

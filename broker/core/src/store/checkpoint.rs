@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::compaction::Closed;
-use crate::ids::{LeaderEpoch, Offset, TopicId, TopicIdPartition, WalPosition};
+use crate::ids::{LeaderEpoch, Offset, ProducerId, TopicId, TopicIdPartition, WalPosition};
 use crate::log::retention::Stretch;
-use crate::log::{LeaderEpochs, ProducerStateMap, SnapshotError};
+use crate::log::{AbortedTransaction, LeaderEpochs, ProducerStateMap, SnapshotError};
 
-/// 1 knew neither revisions of segments nor compaction.
-const VERSION: u32 = 2;
+/// 1 knew neither revisions of segments nor compaction, 2 no transactions.
+const VERSION: u32 = 3;
 
 /// A synced stretch of a segment file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +106,8 @@ pub struct PartitionState {
     pub leader_epochs: LeaderEpochs,
     /// The producers' state at `segment_end`, encoded; empty for none.
     pub producers: Vec<u8>,
+    /// The aborted transactions that ended below the end of the producers' state, by their markers.
+    pub aborted: Vec<AbortedTransaction>,
     /// All below was compacted.
     pub cleaned_to: Offset,
     /// Why the partition must not be served: records are known to be lost.
@@ -154,6 +156,9 @@ struct Row {
     leader_epochs: Vec<(i32, Offset)>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     producers: String,
+    /// Producer, first and last offset, last stable offset.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    aborted: Vec<(ProducerId, Offset, Offset, Offset)>,
     #[serde(default)]
     cleaned_to: Offset,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -179,6 +184,11 @@ impl Checkpoint {
             segments: p.segments.clone(),
             leader_epochs: p.leader_epochs.entries().iter().map(|e| (e.epoch.0, e.start_offset)).collect(),
             producers: to_hex(&p.producers),
+            aborted: p
+                .aborted
+                .iter()
+                .map(|t| (t.producer_id, t.first_offset, t.last_offset, t.last_stable_offset))
+                .collect(),
             cleaned_to: p.cleaned_to,
             fenced: p.fenced.clone(),
         };
@@ -219,6 +229,7 @@ impl Checkpoint {
                 segments: row.segments,
                 leader_epochs,
                 producers: from_hex(&row.producers).ok_or(CheckpointError::Hex(id))?,
+                aborted: row.aborted.into_iter().map(aborted).collect(),
                 cleaned_to: row.cleaned_to,
                 fenced: row.fenced,
             };
@@ -236,6 +247,11 @@ impl PartitionState {
         }
         ProducerStateMap::decode(&self.producers, max_producers)
     }
+}
+
+fn aborted(row: (ProducerId, Offset, Offset, Offset)) -> AbortedTransaction {
+    let (producer_id, first_offset, last_offset, last_stable_offset) = row;
+    AbortedTransaction { producer_id, first_offset, last_offset, last_stable_offset }
 }
 
 fn to_hex(bytes: &[u8]) -> String {

@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use super::checkpoint::{Checkpoint, CheckpointError, PartitionState, SegmentState};
 use crate::ids::{Offset, TopicIdPartition, WalPosition};
-use crate::log::{LeaderEpochs, ProducerStateMap, Recovered, Run, WalSpan};
-use crate::record_batch::{Batches, Crc, NO_TIMESTAMP};
+use crate::log::{EndedTransactions, LeaderEpochs, ProducerStateMap, Recovered, Run, WalSpan};
+use crate::record_batch::{Batches, Crc, EndMarker, NO_TIMESTAMP};
 use crate::wal::format::{EntryKind, Item};
 use crate::wal::recovery::{FoundGroup, Hole, Row};
 
@@ -36,6 +36,7 @@ struct Partition {
     state: PartitionState,
     segment_producers: ProducerStateMap,
     producers: ProducerStateMap,
+    transactions: EndedTransactions,
     epochs: LeaderEpochs,
     runs: Vec<Run>,
     log_start: Offset,
@@ -173,6 +174,7 @@ impl Partition {
         Partition {
             segment_producers: producers.clone(),
             producers,
+            transactions: EndedTransactions::of(state.aborted.iter().copied()),
             epochs: state.leader_epochs.clone(),
             runs: Vec::new(),
             log_start: state.log_start,
@@ -192,9 +194,7 @@ impl Partition {
     ) {
         if item.last < self.next {
             // Deleted, or in segments. What was deleted on its way there is in no producers' state yet.
-            for (header, _) in Batches::new(body, Crc::Skip).flatten() {
-                self.producers.apply(&header, header.max_timestamp);
-            }
+            self.apply(body);
             return;
         }
         // A log start may lie within a run: what is before it in the run does no harm.
@@ -207,11 +207,7 @@ impl Partition {
         // What follows without a gap proves that nothing of this partition was in a lost stretch before it.
         self.unproven = None;
         self.epochs.assign(item.leader_epoch, item.first);
-        let mut max_timestamp = NO_TIMESTAMP;
-        for (header, _) in Batches::new(body, Crc::Skip).flatten() {
-            max_timestamp = max_timestamp.max(header.max_timestamp);
-            self.producers.apply(&header, header.max_timestamp);
-        }
+        let max_timestamp = self.apply(body);
         self.runs.push(Run {
             base_offset: item.first,
             last_offset: item.last,
@@ -220,6 +216,19 @@ impl Partition {
             bytes: keep(body),
         });
         self.next = item.last + 1;
+    }
+
+    /// What batches change in the producers' state; returns the latest of their times.
+    fn apply(&mut self, body: &[u8]) -> i64 {
+        let mut max_timestamp = NO_TIMESTAMP;
+        for (header, range) in Batches::new(body, Crc::Skip).flatten() {
+            max_timestamp = max_timestamp.max(header.max_timestamp);
+            let marker = body.get(range).and_then(|batch| EndMarker::of(&header, batch));
+            if let Some(ended) = self.producers.apply(&header, marker.as_ref(), header.max_timestamp) {
+                self.transactions.push(ended);
+            }
+        }
+        max_timestamp
     }
 
     /// A follower's log was cut back. Entries behind it follow from there again.
@@ -237,7 +246,8 @@ impl Partition {
         self.epochs.truncate_from_end(end);
         self.next = end;
         let producers = std::mem::replace(&mut self.producers, ProducerStateMap::new(0, 1));
-        self.producers = producers.truncated(end);
+        self.producers = producers.truncated(end, &self.transactions);
+        self.transactions.end_at(end);
     }
 
     fn finish(self) -> Replayed {
@@ -255,6 +265,7 @@ impl Partition {
                 log_end: self.next,
                 leader_epochs: self.epochs,
                 producers,
+                transactions: self.transactions,
                 runs: if whole { self.runs.clone() } else { Vec::new() },
             },
             segments: self.state.segments,

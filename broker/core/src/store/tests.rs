@@ -3,7 +3,8 @@ use std::collections::BTreeMap;
 use super::checkpoint::{Checkpoint, CheckpointError, PartitionState, SegmentState};
 use super::replay::Replay;
 use crate::ids::{LeaderEpoch, ProducerEpoch, ProducerId, TopicId, TopicIdPartition, Uuid, WalPosition};
-use crate::record_batch::BatchBuilder;
+use crate::log::{AbortedTransaction, EndMarker};
+use crate::record_batch::{BatchBuilder, BatchHeader, Verified, patch_base};
 use crate::wal::format::{EntryKind, GroupHeader, Item};
 use crate::wal::recovery::{FoundGroup, Hole, Row};
 
@@ -27,6 +28,7 @@ fn checkpoint(segment_end: i64) -> Checkpoint {
         }],
         leader_epochs,
         producers: Vec::new(),
+        aborted: Vec::new(),
         cleaned_to: 2,
         fenced: None,
     };
@@ -39,6 +41,7 @@ fn a_checkpoint_reads_back_and_damage_is_noticed() {
     if let Some(p) = c.partitions.get_mut(&tp(0)) {
         p.producers = crate::log::ProducerStateMap::new(3, 10).encode();
         p.fenced = Some("why".to_string());
+        p.aborted = vec![aborted(5, 0, 2, 1), aborted(6, 1, 4, 5)];
     }
     let bytes = c.encode();
     assert_eq!(Checkpoint::decode(&bytes).unwrap(), c);
@@ -48,6 +51,15 @@ fn a_checkpoint_reads_back_and_damage_is_noticed() {
         assert!(Checkpoint::decode(&damaged).is_err(), "flip at {at}");
     }
     assert!(matches!(Checkpoint::decode(b""), Err(CheckpointError::NoCrc)));
+}
+
+fn aborted(
+    producer: i64,
+    first_offset: i64,
+    last_offset: i64,
+    last_stable_offset: i64,
+) -> AbortedTransaction {
+    AbortedTransaction { producer_id: ProducerId(producer), first_offset, last_offset, last_stable_offset }
 }
 
 /// A broker that knew nothing of verification has written it.
@@ -63,6 +75,17 @@ fn a_checkpoint_without_times_of_verification_is_read() {
     }
     assert_eq!(Checkpoint::decode(old.as_bytes()).unwrap(), c);
     assert_eq!(c.encode(), old.as_bytes(), "what is unknown takes no room");
+}
+
+/// A broker that knew nothing of transactions has written it.
+#[test]
+fn a_checkpoint_of_the_version_before_is_read() {
+    let c = checkpoint(3);
+    let text = String::from_utf8(c.encode()).unwrap();
+    let json = text.split_once('\n').unwrap().1.replace("\"version\":3", "\"version\":2");
+    assert!(json.contains("\"version\":2") && !json.contains("aborted"));
+    let old = format!("crc32c={:08x}\n{json}", crc32c::crc32c(json.as_bytes()));
+    assert_eq!(Checkpoint::decode(old.as_bytes()).unwrap(), c);
 }
 
 fn item(partition: i32, first: i64, last: i64, body_len: u32) -> Item {
@@ -143,16 +166,54 @@ fn a_run_that_begins_before_the_segments_end_is_no_gap() {
 fn a_log_start_within_a_batch_keeps_its_producers_sequence() {
     let three = (0..3).fold(BatchBuilder::new().at(2, LeaderEpoch(3)), |b, _| b.record(10, None, Some(b"v")));
     let bytes = three.producer(ProducerId(5), ProducerEpoch(0), 0).build();
-    let header = crate::record_batch::BatchHeader::parse(&bytes).unwrap();
+    let header = BatchHeader::parse(&bytes).unwrap();
     let mut log = crate::log::ProducerStateMap::new(0, 10);
-    log.apply(&header, 10);
+    log.apply(&header, None, 10);
     let mut before = checkpoint(3);
-    before.partitions.get_mut(&tp(0)).unwrap().producers = log.truncated(3).encode();
+    before.partitions.get_mut(&tp(0)).unwrap().producers = log.truncated(3, &Default::default()).encode();
     let mut f = Feed(Replay::new(before, 10).unwrap());
     f.items(&[item(0, 2, 4, bytes.len() as u32)], &bytes);
     let p = f.0.finish().0.remove(&tp(0)).unwrap();
     let again = crate::log::Checked::Duplicate { base_offset: 2, last_offset: 4, append_time_ms: 10 };
-    assert_eq!((p.log.producers.check(&header), p.log.log_end), (Ok(again), 5));
+    assert_eq!((p.log.producers.check(&header, None, Verified::Not), p.log.log_end), (Ok(again), 5));
+}
+
+/// Producer 5 began before the checkpoint, whose state knows it, and ended behind it. Of producer 6 the checkpoint knows an
+/// aborted transaction, whose marker the log still has; it began another one.
+#[test]
+fn transactions_are_what_the_checkpoint_and_the_log_say_together() {
+    let batch = |producer: i64, offset: i64| {
+        let builder = BatchBuilder::new().at(offset, LeaderEpoch(3)).transactional();
+        let builder = builder.producer(ProducerId(producer), ProducerEpoch(0), offset as i32);
+        builder.record(10, None, Some(b"v")).build()
+    };
+    let end = |producer: i64, offset: i64, commit: bool| {
+        let (producer_id, producer_epoch) = (ProducerId(producer), ProducerEpoch(0));
+        let mut bytes = EndMarker { producer_id, producer_epoch, coordinator_epoch: 7, commit }.batch(10);
+        patch_base(&mut bytes, offset, LeaderEpoch(3)).unwrap();
+        bytes
+    };
+    let log = [batch(6, 0), batch(5, 1), end(6, 2, false), batch(6, 3), end(5, 4, false), batch(6, 5)];
+    let mut producers = crate::log::ProducerStateMap::new(0, 10);
+    let mut known = Vec::new();
+    for bytes in &log[..3] {
+        let header = BatchHeader::parse(bytes).unwrap();
+        let ended = producers.apply(&header, EndMarker::of(&header, bytes).as_ref(), 10);
+        known.extend(ended.map(|ended| ended.transaction));
+    }
+    let mut before = checkpoint(3);
+    let state = before.partitions.get_mut(&tp(0)).unwrap();
+    (state.producers, state.aborted) = (producers.encode(), known);
+    let mut f = Feed(Replay::new(before, 10).unwrap());
+    for (offset, bytes) in (0..).zip(&log) {
+        f.items(&[item(0, offset, offset, bytes.len() as u32)], bytes);
+    }
+    let p = f.0.finish().0.remove(&tp(0)).unwrap();
+    let log = crate::log::PartitionLog::new(p.log).unwrap();
+    assert_eq!(log.aborted_between(0, 9), [aborted(6, 0, 2, 1), aborted(5, 1, 4, 3)]);
+    assert_eq!((log.last_stable_offset(), log.high_watermark()), (3, 6));
+    assert!(log.has_ongoing(ProducerId(6), ProducerEpoch(0)));
+    assert!(!log.has_ongoing(ProducerId(5), ProducerEpoch(0)));
 }
 
 #[test]

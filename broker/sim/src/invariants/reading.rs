@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use chronik_core::ids::{Offset, TopicIdPartition};
 use chronik_core::log::{Checked, ReadRequest, ReadUpTo};
-use chronik_core::record_batch::{BatchHeader, Batches, Crc, RecordIter};
+use chronik_core::record_batch::{BatchHeader, Batches, Crc, RecordIter, Verified};
 
 use super::cleaning::{is_left_of, may_be_gone};
 use super::deletion::log_start_seen;
@@ -181,7 +181,7 @@ fn invariant_9_producer_state_survives(
     let alive = &env.history.partition(tp).alive;
     let stored =
         alive.iter().find(|(_, stored)| stored.batch == batch).map(|(base, s)| (*base, s.last_offset));
-    let known = match served.log.producers().check(&header) {
+    let known = match served.log.producers().check(&header, None, Verified::Not) {
         Ok(Checked::Duplicate { base_offset, last_offset, .. }) => Some((base_offset, last_offset)),
         _ => None,
     };

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use chronik_core::compaction::{Cleaned, Closed, KeyOffsets, Pass, Plan, groups, plan};
+use chronik_core::compaction::{Cleaned, Closed, KeyOffsets, Pass, Plan, Transactions, groups, plan};
 use chronik_core::ids::{Offset, ProducerId, TopicIdPartition};
 use chronik_core::record_batch::{BatchHeader, Batches, Crc, HEADER_LEN, NO_TIMESTAMP};
 use chronik_core::store::checkpoint::SegmentState;
@@ -69,7 +69,7 @@ impl Broker {
             let closed = partition.segments.closed();
             let facts: Vec<Closed> = closed.iter().map(SegmentState::facts).collect();
             // What is in a file and not counted by the log yet may be written again.
-            let limit = partition.log.high_watermark().min(partition.log.segment_end());
+            let limit = partition.log.last_stable_offset().min(partition.log.segment_end());
             let policy = &partition.topic.compaction;
             let plan = plan(policy, &facts, partition.cleaned_to, limit, env.now_ms())?;
             Some((*tp, closed, plan))
@@ -90,13 +90,16 @@ impl Broker {
     ) -> Result<Option<Work>, Halt> {
         let Plan { dirty_from, end: plan_end, .. } = *plan;
         let Some(partition) = self.partitions.get(&tp) else { return Ok(None) };
+        // Nobody here writes in transactions.
+        let transactions = Transactions::default();
         let mut keys = KeyOffsets::new(KEY_BYTES * self.settings.cleaner_keys, self.life);
         let mut full_at = None;
         let dirty = closed.iter().filter(|s| s.end_offset > dirty_from && s.base_offset < plan_end);
         'segments: for segment in dirty {
             for (header, bytes) in batches(&partition.segments.bytes_of(env, segment)?)? {
                 let noted = header.next_offset() <= dirty_from
-                    || Pass::note(&mut keys, &header, &bytes[HEADER_LEN..]).map_err(unreadable)?;
+                    || Pass::note(&mut keys, &transactions, &header, &bytes[HEADER_LEN..])
+                        .map_err(unreadable)?;
                 if !noted {
                     full_at = Some(header.base_offset);
                     break 'segments;
@@ -167,7 +170,9 @@ fn rewrite(
     delete_retention_ms: i64,
 ) -> Result<Written, Halt> {
     let now_ms = work.now_ms;
-    let pass = Pass { keys: &work.keys, keys_end: work.keys_end, now_ms, delete_retention_ms };
+    let transactions = Transactions::default();
+    let (keys, keys_end) = (&work.keys, work.keys_end);
+    let mut pass = Pass { keys, keys_end, now_ms, delete_retention_ms, transactions };
     // The last batch of what is closed stays: a reader must be able to come to the end.
     let log_end = partition.log.segment_end();
     let (mut before, mut after) = (Vec::new(), Vec::new());

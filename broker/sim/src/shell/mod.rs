@@ -16,7 +16,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use chronik_core::ids::{DiskUuid, LeaderEpoch, Offset, TopicIdPartition, Uuid, WalPosition};
 use chronik_core::log::{Appended, PartitionLog, ProducerStateMap, Run, WalSpan};
-use chronik_core::record_batch::{BatchLimits, Batches, Crc, NO_TIMESTAMP, TimestampType, check_produced};
+use chronik_core::record_batch::{
+    BatchLimits, Batches, Crc, NO_TIMESTAMP, Origin, TimestampType, check_produced,
+};
 use chronik_core::store::checkpoint::PartitionState;
 use chronik_core::wal::commit::{ActiveFile, Done, GroupCommit, Step};
 use chronik_core::wal::format::{BLOCK, Entry, EntryKind, FileHeader};
@@ -98,6 +100,7 @@ fn limits(settings: &Settings, topic: &Topic) -> BatchLimits {
         timestamp_type: TimestampType::CreateTime,
         now_ms: 0,
         needs_keys: topic.compact,
+        origin: Origin::Client,
     }
 }
 

@@ -49,6 +49,7 @@ impl Broker {
                         segments: found.segments,
                         leader_epochs: found.log.leader_epochs,
                         producers: Vec::new(),
+                        aborted: Vec::new(),
                         cleaned_to: found.cleaned_to,
                         fenced: found.fenced,
                     };

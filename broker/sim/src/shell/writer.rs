@@ -121,7 +121,7 @@ impl Broker {
             let Some(partition) = self.partitions.get(&tp) else { return Ok(()) };
             copying.take(&run, &body, &mut copied, |offset| {
                 env.stats.deed(Deed::DeletedBeforeCopied);
-                partition.log.producers().clone().truncated(offset)
+                partition.log.producers_at(offset)
             });
         }
         let Some(partition) = self.partitions.get_mut(&tp) else { return Ok(()) };
@@ -196,7 +196,7 @@ impl Partition {
         let end = self.log.segment_end();
         let producers = match self.producers.end_offset() {
             known if known >= end => self.producers.clone(),
-            _ => self.log.producers().clone().truncated(end),
+            _ => self.log.producers_at(end),
         };
         (producers, end)
     }
@@ -204,13 +204,16 @@ impl Partition {
     fn state(&self, ahead: bool) -> PartitionState {
         let producers = self.copied().0;
         let segment_end = producers.end_offset().max(self.log.log_start());
-        let producers = if ahead { self.log.producers().encode() } else { producers.encode() };
+        let producers = if ahead { self.log.producers() } else { &producers };
+        let aborted = self.log.transactions().aborted_below(producers.end_offset()).collect();
+        let producers = producers.encode();
         PartitionState {
             log_start: self.log.log_start(),
             segment_end,
             segments: self.segments.states(),
             leader_epochs: self.log.leader_epochs().clone(),
             producers,
+            aborted,
             cleaned_to: self.cleaned_to,
             fenced: None,
         }

@@ -3,6 +3,7 @@
 //! The layout is that of `FetchResponse.json`; a test holds it against the generated encoder in all versions.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use chronik_core::log::AbortedTransaction;
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::StrBytes;
 
@@ -21,8 +22,8 @@ pub struct PartitionAnswer {
     pub diverging: Option<(i32, i64)>,
     /// Leader and epoch, for a client that believes in another (from version 12 on).
     pub current_leader: Option<(i32, i32)>,
-    /// Whether the list of aborted transactions is sent, empty, or null.
-    pub read_committed: bool,
+    /// For a reader of decided records: whose it leaves out.
+    pub aborted: Option<Vec<AbortedTransaction>>,
     pub records: Vec<Bytes>,
 }
 
@@ -92,7 +93,9 @@ impl Writer {
 /// Encodes a response to the request of this correlation id and version (4 to 18).
 pub fn encode(answer: FetchAnswer, correlation_id: i32, version: i16) -> Result<Frame, FrameError> {
     let partitions: usize = answer.topics.iter().map(|(_, p)| p.len()).sum();
-    let buffer = BytesMut::with_capacity(64 + answer.topics.len() * 32 + partitions * 64);
+    let aborted = answer.topics.iter().flat_map(|(_, p)| p).filter_map(|p| p.aborted.as_ref());
+    let aborted: usize = aborted.map(Vec::len).sum();
+    let buffer = BytesMut::with_capacity(64 + answer.topics.len() * 32 + partitions * 64 + aborted * 17);
     let mut w = Writer { buffer, flexible: version >= 12, splices: Vec::new() };
     w.buffer.put_i32(0); // The size, once it is known.
     w.buffer.put_i32(correlation_id);
@@ -130,10 +133,17 @@ fn partition(w: &mut Writer, p: PartitionAnswer, version: i16) -> Result<(), Fra
     if version >= 5 {
         w.buffer.put_i64(p.log_start);
     }
-    match (p.read_committed, w.flexible) {
-        (true, _) => w.array(0)?,
-        (false, true) => w.buffer.put_u8(0),
-        (false, false) => w.buffer.put_i32(-1),
+    match (&p.aborted, w.flexible) {
+        (Some(aborted), _) => {
+            w.array(aborted.len())?;
+            for transaction in aborted {
+                w.buffer.put_i64(transaction.producer_id.0);
+                w.buffer.put_i64(transaction.first_offset);
+                w.no_tags();
+            }
+        }
+        (None, true) => w.buffer.put_u8(0),
+        (None, false) => w.buffer.put_i32(-1),
     }
     if version >= 11 {
         w.buffer.put_i32(-1); // Preferred read replica.
@@ -204,11 +214,19 @@ fn finish(mut w: Writer) -> Result<Frame, FrameError> {
 mod tests {
     use super::*;
     use crate::api::{RequestHead, text};
+    use chronik_core::ids::ProducerId;
     use kafka_protocol::messages::fetch_response::{
-        EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
+        AbortedTransaction as WireAborted, EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch,
+        NodeEndpoint, PartitionData,
     };
     use kafka_protocol::messages::{BrokerId, FetchResponse};
     use uuid::Uuid;
+
+    fn aborted(transaction: &AbortedTransaction) -> WireAborted {
+        WireAborted::default()
+            .with_producer_id(transaction.producer_id.0.into())
+            .with_first_offset(transaction.first_offset)
+    }
 
     fn generated(answer: &FetchAnswer, version: i16) -> Bytes {
         let partition = |p: &PartitionAnswer| {
@@ -218,7 +236,7 @@ mod tests {
                 .with_high_watermark(p.high_watermark)
                 .with_last_stable_offset(p.last_stable)
                 .with_log_start_offset(p.log_start)
-                .with_aborted_transactions(p.read_committed.then(Vec::new))
+                .with_aborted_transactions(p.aborted.as_ref().map(|all| all.iter().map(aborted).collect()))
                 .with_preferred_read_replica(BrokerId(-1))
                 .with_records(Some(p.records.concat().into()));
             if let Some((epoch, end)) = p.diverging {
@@ -254,6 +272,15 @@ mod tests {
         head.frame(&response).unwrap().pieces.concat().into()
     }
 
+    fn transaction(producer: i64, first_offset: i64) -> AbortedTransaction {
+        AbortedTransaction {
+            producer_id: ProducerId(producer),
+            first_offset,
+            last_offset: first_offset + 9,
+            last_stable_offset: first_offset + 10,
+        }
+    }
+
     #[test]
     fn equals_the_generated_encoding_in_all_versions() {
         for version in 4..=18 {
@@ -265,10 +292,10 @@ mod tests {
                 log_start: if version >= 5 { 5 } else { -1 },
                 diverging: None,
                 current_leader: None,
-                read_committed: true,
+                aborted: Some(vec![transaction(7, 40), transaction(1 << 33, 3)]),
                 records: vec![Bytes::from_static(b"one"), Bytes::new(), Bytes::from(vec![7; 300])],
             };
-            let empty = PartitionAnswer { index: 1, records: vec![], read_committed: false, ..plain.clone() };
+            let empty = PartitionAnswer { index: 1, records: vec![], aborted: None, ..plain.clone() };
             let mut strange = PartitionAnswer { index: 2, error_code: 6, ..empty.clone() };
             if version >= 12 {
                 strange.diverging = Some((3, 1000));
@@ -309,7 +336,7 @@ mod tests {
             log_start: 0,
             diverging: None,
             current_leader: None,
-            read_committed: false,
+            aborted: Some(vec![]),
             records: vec![records.clone()],
         };
         let topics = vec![(TopicKey::Name(TopicName(text("a"))), vec![partition])];

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chronik_core::ids::{BrokerId, LeaderEpoch, TopicIdPartition};
+use chronik_core::ids::{BrokerId, LeaderEpoch, Offset, TopicIdPartition};
 use chronik_core::metadata::MetadataImage;
 use kafka_protocol::error::ResponseError;
 
@@ -34,8 +34,15 @@ pub struct Pass {
 /// One partition's answer, and how to see whether there is more of it.
 pub struct PartitionResult {
     pub answer: PartitionAnswer,
-    /// The partition, and its committed bytes before it was read.
-    pub source: Option<(Arc<dyn PartitionReader>, u64)>,
+    pub source: Option<Source>,
+}
+
+/// A partition, and how far it reached before it was read.
+pub struct Source {
+    pub log: Arc<dyn PartitionReader>,
+    pub committed_bytes: u64,
+    /// The last stable offset, for a reader of decided records whom an open transaction holds up.
+    pub held_up_at: Option<Offset>,
 }
 
 impl PartitionResult {
@@ -106,10 +113,15 @@ async fn read_one(
         log_start: offsets.log_start,
         diverging: None,
         current_leader: None,
-        read_committed: reader.read_committed,
+        aborted: reader.read_committed.then(Vec::new),
         records: Vec::new(),
     };
-    let source = Some((log.clone(), offsets.committed_bytes));
+    let held_up = reader.read_committed && offsets.last_stable < offsets.high_watermark;
+    let source = Some(Source {
+        log: log.clone(),
+        committed_bytes: offsets.committed_bytes,
+        held_up_at: held_up.then_some(offsets.last_stable),
+    });
     if wanted.offset < offsets.log_start || wanted.offset > offsets.log_end {
         return Err(ResponseError::OffsetOutOfRange);
     }
@@ -125,8 +137,15 @@ async fn read_one(
     let end = if reader.read_committed { offsets.last_stable } else { offsets.high_watermark };
     let limit = room.min(usize::try_from(wanted.max_bytes).unwrap_or(0));
     if wanted.offset < end && (limit > 0 || first) {
-        match log.read(wanted.offset, end, limit, first).await {
-            Ok(read) => answer.records = read.pieces,
+        let read = match reader.read_committed {
+            true => log.read_committed(wanted.offset, end, limit, first),
+            false => log.read(wanted.offset, end, limit, first),
+        };
+        match read.await {
+            Ok(read) => {
+                answer.records = read.pieces;
+                answer.aborted = reader.read_committed.then_some(read.aborted);
+            }
             Err(ReadError::OutOfRange { .. }) => return Err(ResponseError::OffsetOutOfRange),
             Err(ReadError::NotLeader) => return Err(ResponseError::NotLeaderOrFollower),
             Err(ReadError::Damaged(why)) => {
@@ -162,7 +181,7 @@ fn refused(
         log_start: -1,
         diverging: None,
         current_leader: current.map(|p| (p.leader.0, p.leader_epoch.0)),
-        read_committed,
+        aborted: read_committed.then(Vec::new),
         records: Vec::new(),
     }
 }

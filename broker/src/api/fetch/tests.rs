@@ -1,5 +1,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use chronik_core::ids::ProducerId;
+use chronik_core::log::AbortedTransaction;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic, ReplicaState};
 use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::{BrokerId as WireBrokerId, FetchResponse, TopicName};
@@ -116,6 +118,60 @@ async fn what_is_not_committed_is_not_seen() {
         let p = one(&fixture, 12, part(0, offset)).await;
         assert_eq!((p.error_code, bytes(&p), p.high_watermark), (0, 0, 30), "offset {offset}");
     }
+}
+
+/// Producer 7 aborted a transaction, and another is open from offset 20 on.
+#[tokio::test]
+async fn readers_of_decided_records_stop_before_what_is_open() {
+    let fixture = filled(1).await;
+    let log = fixture.log("a", 0);
+    log.set_undecided(Some(20));
+    log.set_aborted(vec![AbortedTransaction {
+        producer_id: ProducerId(7),
+        first_offset: 0,
+        last_offset: 12,
+        last_stable_offset: 13,
+    }]);
+    for version in 4..=18 {
+        let request = ask(&fixture, version, vec![part(0, 0)]);
+        let response: FetchResponse = fixture.call(version, &request).await;
+        let p = &response.responses[0].partitions[0];
+        assert_eq!((bytes(p), p.high_watermark, p.last_stable_offset), (3000, 30, 20), "version {version}");
+        assert_eq!(p.aborted_transactions, None);
+        let response: FetchResponse = fixture.call(version, &request.with_isolation_level(1)).await;
+        let p = &response.responses[0].partitions[0];
+        assert_eq!((bytes(p), p.high_watermark, p.last_stable_offset), (2000, 30, 20), "version {version}");
+        let told = p.aborted_transactions.as_ref().unwrap();
+        let told: Vec<_> = told.iter().map(|t| (t.producer_id.0, t.first_offset)).collect();
+        assert_eq!(told, [(7, 0)]);
+    }
+    let request = ask(&fixture, 12, vec![part(0, 25)]).with_isolation_level(1);
+    let response: FetchResponse = fixture.call(12, &request).await;
+    let p = &response.responses[0].partitions[0];
+    assert_eq!((p.error_code, bytes(p)), (0, 0), "beyond what is decided, within the log");
+}
+
+/// Records that are not decided do not count as records to be read; and what a transaction held up is more than its marker.
+#[tokio::test]
+async fn a_transactions_end_is_waited_for() {
+    let fixture = filled(1).await;
+    let log = fixture.log("a", 0);
+    log.set_undecided(Some(20));
+    let request = ask(&fixture, 12, vec![part(0, 20)]).with_max_wait_ms(600_000).with_min_bytes(1500);
+    let request = request.with_isolation_level(1);
+    let answer = tokio::spawn(settle(fixture.start(12, &request).await));
+    while crate::api::partitions::PartitionReader::listeners(&*log).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    log.append(10, 0);
+    log.commit(40);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+        assert!(!answer.is_finished());
+    }
+    log.set_undecided(None);
+    let response: FetchResponse = decode(&answer.await.unwrap().unwrap(), 12);
+    assert_eq!(bytes(&response.responses[0].partitions[0]), 2000);
 }
 
 #[tokio::test]

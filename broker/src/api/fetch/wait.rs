@@ -6,7 +6,7 @@ use std::time::Instant;
 use chronik_core::metadata::MetadataImage;
 use tokio::sync::Notify;
 
-use super::read::Pass;
+use super::read::{Pass, Source};
 use crate::api::Broker;
 use crate::api::partitions::PartitionReader;
 
@@ -23,7 +23,7 @@ impl Waiting {
     fn at(pass: &Pass) -> Waiting {
         let notify = Arc::new(Notify::new());
         let partitions: Vec<_> =
-            pass.results.iter().filter_map(|r| Some(r.source.as_ref()?.0.clone())).collect();
+            pass.results.iter().filter_map(|r| Some(r.source.as_ref()?.log.clone())).collect();
         partitions.iter().for_each(|p| p.listeners().add(notify.clone()));
         Waiting { notify, partitions }
     }
@@ -35,7 +35,7 @@ impl Drop for Waiting {
     }
 }
 
-/// Returns when so many bytes are there, when the metadata has changed, or at the deadline.
+/// Returns when so many bytes are there, when a transaction has ended that others had to wait for, when the metadata has changed, or at the deadline.
 pub async fn for_more(
     broker: &Broker,
     image: &Arc<MetadataImage>,
@@ -46,15 +46,25 @@ pub async fn for_more(
     let waiting = Waiting::at(pass);
     loop {
         // Looked at after the waiter was added, so that no advance is missed.
-        let fresh: u64 = pass
-            .results
-            .iter()
-            .filter_map(|r| r.source.as_ref())
-            .map(|(log, before)| log.offsets().committed_bytes.saturating_sub(*before))
-            .sum();
+        let sources = pass.results.iter().filter_map(|r| r.source.as_ref());
+        let (mut fresh, mut freed) = (0u64, false);
+        for Source { log, committed_bytes, held_up_at } in sources {
+            let offsets = log.offsets();
+            match held_up_at {
+                // How many bytes a transaction holds up, reading will tell.
+                Some(at) => freed |= offsets.last_stable > *at,
+                None => {
+                    fresh = fresh.saturating_add(offsets.committed_bytes.saturating_sub(*committed_bytes))
+                }
+            }
+        }
         let there = (pass.bytes as u64).saturating_add(fresh);
         let now = Instant::now();
-        if there >= min_bytes as u64 || now >= deadline || !Arc::ptr_eq(&broker.metadata.image(), image) {
+        if freed
+            || there >= min_bytes as u64
+            || now >= deadline
+            || !Arc::ptr_eq(&broker.metadata.image(), image)
+        {
             return;
         }
         let until = deadline.min(now + LOOK_EVERY);

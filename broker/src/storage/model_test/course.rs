@@ -1,6 +1,6 @@
 //! One course of operations, done to the storage and to the model, which are compared after each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,10 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chronik_client::compression::Codec;
 use chronik_client::{BatchBuilder, NewRecord as Record, Producer};
-use chronik_core::ids::{LeaderEpoch, Offset, TopicIdPartition};
+use chronik_core::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicIdPartition};
 use chronik_core::log::retention::Stretch;
+use chronik_core::log::{AbortedTransaction, EndMarker};
 use chronik_core::metadata::TopicConfig;
-use chronik_core::record_batch::BatchHeader;
+use chronik_core::record_batch::{BatchHeader, patch_base};
 use tokio::sync::oneshot;
 
 use super::model::{Batch, Expected, Log, Pass};
@@ -44,6 +45,35 @@ pub struct Course {
 /// An append that was accepted, and what it answers.
 struct Sent {
     acknowledge: Option<oneshot::Receiver<()>>,
+}
+
+/// The same batch as a transactional producer sends it.
+fn in_transaction(batch: &Bytes) -> Bytes {
+    let mut bytes = batch.to_vec();
+    bytes[22] |= 0x10;
+    let crc = crc32c::crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    bytes.into()
+}
+
+/// The batches of records that a consumer hands to its user, as Kafka's own goes about it.
+fn consumed(batches: &[Batch], aborted: &[AbortedTransaction]) -> Vec<Offset> {
+    let mut aborted: Vec<AbortedTransaction> = aborted.to_vec();
+    aborted.sort_by_key(|transaction| std::cmp::Reverse(transaction.first_offset));
+    let mut left_out = BTreeSet::new();
+    let mut consumed = Vec::new();
+    for batch in batches {
+        while let Some(begun) = aborted.pop_if(|t| t.first_offset <= batch.header.last_offset()) {
+            left_out.insert(begun.producer_id);
+        }
+        let id = batch.header.producer_id;
+        if batch.marker.is_some_and(|marker| !marker.commit) {
+            left_out.remove(&id);
+        } else if !(batch.header.is_control() || batch.header.is_transactional() && left_out.contains(&id)) {
+            consumed.push(batch.base());
+        }
+    }
+    consumed
 }
 
 fn name(topic: usize) -> String {
@@ -87,6 +117,16 @@ impl Course {
                 let sent: Vec<Sent> =
                     batches.iter().filter_map(|batch| self.produce(*topic, batch)).collect();
                 self.wait_for(sent);
+            }
+            Op::End { topic, producer, commit, epoch, coordinator } => {
+                let log = &self.topics[*topic].log;
+                let marker = EndMarker {
+                    producer_id: ProducerId(*producer),
+                    producer_epoch: ProducerEpoch(log.next_of(*producer).map_or(5, |next| next.0) + epoch),
+                    coordinator_epoch: log.coordinator_of(*producer).unwrap_or(3) + coordinator,
+                    commit: *commit,
+                };
+                self.end(*topic, marker);
             }
             Op::Retry { topic, which } => {
                 if let Some(bytes) = self.topics[*topic].log.again(*which) {
@@ -199,7 +239,29 @@ impl Course {
             builder.push(Record { timestamp, key: key.as_deref(), value: value.as_deref(), headers: &[] });
         }
         let codec = Codec::of(i16::from(new.codec)).unwrap();
-        self.offer(topic, builder.build_compressed(codec).unwrap())
+        let batch = builder.build_compressed(codec).unwrap();
+        let transactional = new.transactional && new.producer > 0;
+        self.offer(topic, if transactional { in_transaction(&batch) } else { batch })
+    }
+
+    /// A transaction ends, or not, as the model says.
+    fn end(&mut self, topic: usize, marker: EndMarker) {
+        let partition = self.partition(topic);
+        let epoch = partition.state().log.leading().unwrap();
+        let now_ms = self.bed.now_ms();
+        let mut bytes = marker.batch(now_ms);
+        let log = &mut self.topics[topic].log;
+        let expected = log.expected(&BatchHeader::parse(&bytes).unwrap(), Some(marker));
+        match partition.append_marker(marker, now_ms) {
+            Ok(told) => {
+                assert_eq!(expected, Expected::New);
+                patch_base(&mut bytes, log.end(), epoch).unwrap();
+                log.append(&bytes.into());
+                self.wait(told);
+            }
+            Err(Refused::Log(e)) => assert_eq!(expected, Expected::Refused(e.kafka_code()), "{e}"),
+            Err(e) => panic!("{e}"),
+        }
     }
 
     /// Sends a batch, which fares as the model says. `None` when it was refused.
@@ -207,7 +269,7 @@ impl Course {
         let partition = self.partition(topic);
         let epoch = partition.state().log.leading().unwrap();
         let log = &mut self.topics[topic].log;
-        let expected = log.expected(&BatchHeader::parse(&bytes).unwrap());
+        let expected = log.expected(&BatchHeader::parse(&bytes).unwrap(), None);
         let (batch, accepted) = match self.bed.append(&partition, &bytes) {
             Ok(accepted) => accepted,
             Err(Refused::Log(e)) => {
@@ -406,6 +468,7 @@ impl Course {
         for n in 0..TOPICS {
             self.check_offsets(n);
             self.check_reads(n);
+            self.check_decided(n);
             self.check_times(n);
             self.stretches(n);
         }
@@ -416,7 +479,7 @@ impl Course {
         let log = &self.topics[topic].log;
         let offsets = Reader(partition.clone()).offsets();
         let all = (offsets.log_start, offsets.last_stable, offsets.high_watermark, offsets.log_end);
-        assert_eq!(all, (log.start, log.end(), log.end(), log.end()));
+        assert_eq!(all, (log.start, log.last_stable(), log.end(), log.end()));
         let epochs: BTreeMap<Offset, LeaderEpoch> =
             log.visible().map(|b| (b.base().max(log.start), b.header.leader_epoch)).collect();
         for (offset, epoch) in epochs {
@@ -468,6 +531,23 @@ impl Course {
                 });
             }
             assert_eq!(rest, b"", "more than there is");
+        }
+    }
+
+    /// A consumer of decided records gets what was committed, wherever it begins and however little it reads at once.
+    fn check_decided(&mut self, topic: usize) {
+        let reader = Reader(self.partition(topic));
+        let log = &self.topics[topic].log;
+        let (runtime, end) = (&self.bed.runtime, log.last_stable());
+        for from in log.start..end {
+            let max_bytes = [1, 700, 4000][(from as usize).wrapping_add(self.step) % 3];
+            let read = runtime.block_on(reader.read_committed(from, end, max_bytes, true)).unwrap();
+            let batches = Batch::all_in(&read.pieces.concat().into());
+            assert!(batches.iter().all(|b| b.header.next_offset() <= end), "from {from}: not decided yet");
+            let first = log.visible().find(|b| b.header.next_offset() > from);
+            let is_owed = first.is_some_and(|first| first.header.next_offset() <= end);
+            assert_eq!(!batches.is_empty(), is_owed, "from {from}");
+            assert_eq!(consumed(&batches, &read.aborted), log.decided(&batches), "from {from}");
         }
     }
 

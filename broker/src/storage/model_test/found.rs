@@ -7,7 +7,8 @@ use crate::storage::testing::Debris;
 fn batch(producer: i64, records: &[(u8, u16)]) -> NewBatch {
     let record =
         |(key, bytes): &(u8, u16)| NewRecord { key: Some(*key), value_bytes: Some(*bytes), age_ms: Some(0) };
-    NewBatch { producer, sequence: 0, epoch: 0, codec: 0, records: records.iter().map(record).collect() }
+    let records = records.iter().map(record).collect();
+    NewBatch { producer, sequence: 0, epoch: 0, transactional: false, codec: 0, records }
 }
 
 fn crash() -> Op {

@@ -46,6 +46,7 @@ struct NewBatch {
     producer: i64,
     sequence: i32,
     epoch: i16,
+    transactional: bool,
     codec: u8,
     records: Vec<NewRecord>,
 }
@@ -57,6 +58,14 @@ enum Op {
     Produce {
         topic: usize,
         batches: Vec<NewBatch>,
+    },
+    /// A producer's transaction ends, if it is in one. Epochs are relative to the last ones.
+    End {
+        topic: usize,
+        producer: i64,
+        commit: bool,
+        epoch: i16,
+        coordinator: i32,
     },
     /// A batch comes again.
     Retry {
@@ -123,13 +132,13 @@ fn records() -> impl Strategy<Value = Vec<NewRecord>> {
 
 fn batch() -> impl Strategy<Value = NewBatch> {
     let slip = prop_oneof![12 => Just(0), 1 => Just(1), 1 => Just(-1)];
-    (0i64..4, slip.clone(), slip, 0u8..5, records()).prop_map(
-        |(producer, sequence, epoch, codec, records)| {
+    (0i64..4, slip.clone(), slip, any::<bool>(), 0u8..5, records()).prop_map(
+        |(producer, sequence, epoch, transactional, codec, records)| {
             // A batch has a time or has none.
             let timeless = records[0].age_ms.is_none();
             let age_ms = |record: NewRecord| if timeless { None } else { record.age_ms.or(Some(0)) };
             let records = records.into_iter().map(|r| NewRecord { age_ms: age_ms(r), ..r }).collect();
-            NewBatch { producer, sequence, epoch: epoch as i16, codec, records }
+            NewBatch { producer, sequence, epoch: epoch as i16, transactional, codec, records }
         },
     )
 }
@@ -151,9 +160,15 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     let rarely = |n: std::ops::Range<usize>| proptest::option::weighted(0.25, n);
     let kind = prop_oneof![Just(Kind::Aged), Just(Kind::Sized), Just(Kind::Compacted), Just(Kind::Both)];
     let meanwhile = proptest::option::weighted(0.25, any::<i64>());
+    let slip = || prop_oneof![8 => Just(0), 1 => Just(1), 1 => Just(-1)];
     let op = prop_oneof![
         10 => (topic(), proptest::collection::vec(batch(), 1..5))
             .prop_map(|(topic, batches)| Op::Produce { topic, batches }),
+        5 => (topic(), 1i64..4, any::<bool>(), slip(), slip()).prop_map(
+            |(topic, producer, commit, epoch, coordinator)| {
+                Op::End { topic, producer, commit, epoch: epoch as i16, coordinator }
+            }
+        ),
         2 => (topic(), any::<usize>()).prop_map(|(topic, which)| Op::Retry { topic, which }),
         2 => (topic(), any::<i64>()).prop_map(|(topic, up_to)| Op::DeleteRecords { topic, up_to }),
         2 => (topic(), 0usize..8000).prop_map(|(topic, bytes)| Op::Evict { topic, bytes }),

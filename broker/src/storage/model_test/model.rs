@@ -1,9 +1,10 @@
 //! The model of one partition: a list of batches that nothing can take away but what Kafka says may.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
-use chronik_core::ids::{Offset, ProducerId};
+use chronik_core::ids::{Offset, ProducerEpoch, ProducerId};
+use chronik_core::log::EndMarker;
 use chronik_core::log::retention::Stretch;
 use chronik_core::metadata::TopicConfig;
 use chronik_core::record_batch::{BatchHeader, Batches, Crc, NO_TIMESTAMP, RecordIter};
@@ -26,6 +27,8 @@ pub struct Batch {
     pub header: BatchHeader,
     pub bytes: Bytes,
     pub records: BTreeMap<Offset, Record>,
+    /// Of a control batch that has its record still.
+    pub marker: Option<EndMarker>,
 }
 
 impl Batch {
@@ -35,7 +38,7 @@ impl Batch {
             let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
             (r.offset, Record { timestamp: r.timestamp, key: owned(r.key), value: owned(r.value) })
         });
-        Batch { header, records: records.collect(), bytes }
+        Batch { header, records: records.collect(), marker: EndMarker::of(&header, &bytes), bytes }
     }
 
     /// Reads whole batches, every checksum verified.
@@ -124,47 +127,121 @@ impl Log {
         self.sent.iter().map(Batch::base).filter(|base| *base >= segment_end).collect()
     }
 
-    /// One of the batches ever sent, as its producer sent it.
+    /// One of the batches ever sent, as its producer sent it. A marker is not sent by clients.
     pub fn again(&self, which: usize) -> Option<Vec<u8>> {
         let sent = self.sent.get(which.checked_rem(self.sent.len())?)?;
+        sent.marker.is_none().then_some(())?;
         let mut bytes = sent.bytes.to_vec();
         bytes[..8].fill(0);
         bytes[12..16].fill(0xff);
         Some(bytes)
     }
 
-    /// A producer's batches of its newest epoch, whatever has become of them.
+    fn all_of(&self, id: ProducerId) -> impl DoubleEndedIterator<Item = &Batch> {
+        self.sent.iter().filter(move |sent| sent.header.producer_id == id)
+    }
+
+    fn epoch_of(&self, id: ProducerId) -> Option<ProducerEpoch> {
+        self.all_of(id).next_back().map(|last| last.header.producer_epoch)
+    }
+
+    /// A producer's batches of records of its newest epoch, whatever has become of them.
     fn batches_of(&self, id: ProducerId) -> Vec<&BatchHeader> {
-        let all = self.sent.iter().map(|sent| &sent.header).filter(|header| header.producer_id == id);
-        let newest = all.clone().next_back().map(|header| header.producer_epoch);
-        all.filter(|header| Some(header.producer_epoch) == newest).collect()
+        let newest = self.epoch_of(id);
+        let records = self.all_of(id).map(|sent| &sent.header).filter(|header| !header.is_control());
+        records.filter(|header| Some(header.producer_epoch) == newest).collect()
     }
 
     /// A producer's epoch, and its next sequence.
     pub fn next_of(&self, producer: i64) -> Option<(i16, i32)> {
-        let newest = self.batches_of(ProducerId(producer)).pop()?;
-        Some((newest.producer_epoch.0, newest.last_sequence() + 1))
+        let id = ProducerId(producer);
+        let epoch = self.epoch_of(id)?;
+        Some((epoch.0, self.batches_of(id).pop().map_or(0, |newest| newest.last_sequence() + 1)))
     }
 
-    /// The rules of idempotence, read off everything ever sent.
-    pub fn expected(&self, header: &BatchHeader) -> Expected {
-        let known = self.batches_of(header.producer_id);
-        let Some(last) = known.last().filter(|_| header.has_producer()) else { return Expected::New };
-        if header.producer_epoch != last.producer_epoch {
-            return match (header.producer_epoch > last.producer_epoch, header.base_sequence) {
-                (true, 0) => Expected::New,
-                (true, _) => Expected::Refused(45),
-                (false, _) => Expected::Refused(47),
-            };
+    /// The epoch of the coordinator that a producer had last.
+    pub fn coordinator_of(&self, producer: i64) -> Option<i32> {
+        self.all_of(ProducerId(producer)).rev().find_map(|sent| sent.marker).map(|m| m.coordinator_epoch)
+    }
+
+    /// What has become of each batch of a transaction, by its first offset: committed, aborted, or none of both yet.
+    pub fn outcomes(&self) -> BTreeMap<Offset, Option<bool>> {
+        let mut outcomes = BTreeMap::new();
+        let mut open: HashMap<ProducerId, Vec<Offset>> = HashMap::new();
+        for Batch { header, marker, .. } in &self.sent {
+            match marker {
+                Some(marker) => {
+                    let ended = open.remove(&header.producer_id).unwrap_or_default();
+                    outcomes.extend(ended.into_iter().map(|base| (base, Some(marker.commit))));
+                }
+                None if header.is_transactional() => {
+                    outcomes.insert(header.base_offset, None);
+                    open.entry(header.producer_id).or_default().push(header.base_offset);
+                }
+                None => {}
+            }
         }
+        outcomes
+    }
+
+    /// All below is decided.
+    pub fn last_stable(&self) -> Offset {
+        let undecided = self.outcomes().into_iter().find(|(_, outcome)| outcome.is_none());
+        undecided.map_or(self.end(), |(first, _)| first.max(self.start))
+    }
+
+    /// What a reader of decided records makes of some batches: the committed ones.
+    pub fn decided(&self, batches: &[Batch]) -> Vec<Offset> {
+        let outcomes = self.outcomes();
+        let records = batches.iter().filter(|b| !b.header.is_control());
+        let committed =
+            records.filter(|b| outcomes.get(&b.base()).is_none_or(|outcome| *outcome == Some(true)));
+        committed.map(Batch::base).collect()
+    }
+
+    /// The rules of idempotence and of transactions, read off everything ever sent.
+    pub fn expected(&self, header: &BatchHeader, marker: Option<EndMarker>) -> Expected {
+        if !header.has_producer() {
+            return Expected::New;
+        }
+        let id = header.producer_id;
+        let (epoch, known) = (self.epoch_of(id), self.batches_of(id));
         let same = |old: &&&BatchHeader| {
-            (old.base_sequence, old.record_count) == (header.base_sequence, header.record_count)
+            (old.producer_epoch, old.base_sequence, old.record_count)
+                == (header.producer_epoch, header.base_sequence, header.record_count)
         };
-        match known.iter().rev().take(RECOGNISED).find(same) {
-            Some(first) => Expected::Duplicate(first.base_offset),
-            None if header.base_sequence == last.last_sequence() + 1 => Expected::New,
-            None => Expected::Refused(45),
+        if let Some(first) = known.iter().rev().take(RECOGNISED).find(same).filter(|_| marker.is_none()) {
+            return Expected::Duplicate(first.base_offset);
         }
+        let next = known.last().filter(|last| last.producer_epoch == header.producer_epoch);
+        let next = next.map_or(0, |last| last.last_sequence() + 1);
+        let coordinator = self.coordinator_of(id.0);
+        match marker {
+            _ if epoch.is_some_and(|epoch| header.producer_epoch < epoch) => Expected::Refused(47),
+            Some(marker) if coordinator.is_some_and(|known| marker.coordinator_epoch < known) => {
+                Expected::Refused(52)
+            }
+            Some(_) => Expected::New,
+            None if epoch.is_some() && header.base_sequence != next => Expected::Refused(45),
+            None if !header.is_transactional() && self.is_open(id) => Expected::Refused(48),
+            None => Expected::New,
+        }
+    }
+
+    /// Whether a producer is in a transaction.
+    fn is_open(&self, id: ProducerId) -> bool {
+        let last = self.all_of(id).rev().find(|sent| sent.header.is_transactional());
+        last.is_some_and(|last| last.marker.is_none())
+    }
+
+    /// By which batch the log tells of each producer: its last one of records, or the marker that began its epoch.
+    fn last_of(&self) -> HashMap<ProducerId, Offset> {
+        let ids: HashSet<ProducerId> = self.sent.iter().map(|sent| sent.header.producer_id).collect();
+        let last = |id: ProducerId| match self.batches_of(id).pop() {
+            Some(records) => records.base_offset,
+            None => self.all_of(id).next_back().map_or(-1, Batch::base),
+        };
+        ids.into_iter().map(|id| (id, last(id))).collect()
     }
 
     /// A batch has its offsets; `bytes` bear them.
@@ -226,18 +303,25 @@ impl Log {
     /// A pass of compaction is over, and `found` is what can be read now. Of each key the newest record is there still, and
     /// of what had to go nothing.
     pub fn compacted(&mut self, pass: &Pass, found: Vec<Batch>) {
+        let outcomes = self.outcomes();
+        let is_aborted = |batch: &Batch| outcomes.get(&batch.base()) == Some(&Some(false));
         let mut latest: HashMap<&[u8], Offset> = HashMap::new();
         let dirty = self.visible().filter(|b| b.base() >= pass.dirty_from && b.base() < pass.end);
+        let dirty = dirty.filter(|b| !b.header.is_control() && !is_aborted(b));
         for (offset, record) in dirty.flat_map(|b| &b.records) {
             if let Some(key) = &record.key {
                 latest.insert(key, *offset);
             }
         }
         let mut found_by_base: HashMap<Offset, &Batch> = found.iter().map(|b| (b.base(), b)).collect();
-        let last_of: HashMap<ProducerId, Offset> =
-            self.sent.iter().map(|b| (b.header.producer_id, b.base())).collect();
+        let last_of = self.last_of();
+        assert!(pass.end <= self.last_stable(), "nothing that is open is touched");
         for old in self.visible() {
             let new = found_by_base.remove(&old.base());
+            if old.header.is_control() {
+                self.marker_compacted(pass, old, new, last_of[&old.header.producer_id] == old.base());
+                continue;
+            }
             let horizon = old.header.delete_horizon_ms();
             for (offset, record) in &old.records {
                 let superseded = match &record.key {
@@ -246,7 +330,7 @@ impl Log {
                 };
                 let outlived =
                     record.value.is_none() && horizon.is_some_and(|horizon| pass.now_ms >= horizon);
-                let goes = *offset < pass.end && (superseded || outlived);
+                let goes = *offset < pass.end && (superseded || outlived || is_aborted(old));
                 match new.and_then(|new| new.records.get(offset)) {
                     Some(kept) => {
                         assert_eq!(kept, record, "offset {offset}");
@@ -278,5 +362,35 @@ impl Log {
         let start = self.start;
         self.batches.retain(|b| b.header.next_offset() <= start);
         self.batches.extend(found);
+    }
+
+    /// A marker stays while anything of its transaction is there, and then for as long as a tombstone.
+    fn marker_compacted(&self, pass: &Pass, old: &Batch, new: Option<&Batch>, is_last: bool) {
+        let base = old.base();
+        let before = self.all_of(old.header.producer_id).rev().filter(|sent| sent.base() < base);
+        let records = before.take_while(|sent| sent.marker.is_none()).filter(|b| b.header.is_transactional());
+        let records: HashSet<Offset> = records.map(Batch::base).collect();
+        let left: Vec<&Batch> = self.batches.iter().filter(|b| records.contains(&b.base())).collect();
+        let horizon = old.header.delete_horizon_ms();
+        let is_over = horizon.is_some_and(|horizon| pass.now_ms >= horizon);
+        let is_empty = old.records.is_empty();
+        let Some(new) = new else {
+            // Whether batches that are deleted are in a file still, only the files know.
+            let deleted = left.iter().all(|b| b.header.next_offset() <= self.start);
+            assert!(base < pass.end && deleted && !is_last, "the marker at {base} is lost");
+            assert!(is_over || is_empty, "the marker at {base} went too early");
+            return;
+        };
+        if new.bytes == old.bytes {
+            let had_to_change = pass.is_whole && base < pass.end && left.is_empty();
+            let waits = horizon.is_some() && !is_over || is_empty;
+            assert!(!had_to_change || waits, "the marker at {base} was passed over");
+        } else if new.records.is_empty() {
+            assert!(is_over, "the marker at {base} tells nothing any more");
+        } else {
+            assert_eq!((new.records.clone(), new.marker), (old.records.clone(), old.marker));
+            let now = pass.now_ms + pass.delete_retention_ms;
+            assert_eq!((horizon, new.header.delete_horizon_ms()), (None, Some(now)));
+        }
     }
 }

@@ -141,4 +141,76 @@ def group(args):
     r.check(described.state.name == "EMPTY" and not described.members, taken.id, "is", described.state)
 
 
-r.run(r.commands(write=write, read=read, group=group))
+def transact(args):
+    topic = args.topics[0]
+    end = args.first + args.records
+    group_id = topic + ".group"
+    if args.first == 0:
+        create(args, AdminClient({"bootstrap.servers": args.bootstrap}), topic)
+
+    def producer():
+        made = Producer({"bootstrap.servers": args.bootstrap, "transactional.id": topic})
+        # What the program has left by its last end is aborted by the first of these.
+        made.init_transactions(TIMEOUT_S)
+        made.begin_transaction()
+        return made
+
+    def send(to):
+        for partition, index in r.indexes(args):
+            want = r.record(topic, partition, index)
+            to.produce(topic, want.value, want.key, partition, timestamp=want.timestamp, headers=want.headers)
+
+    def lose(to):
+        """Records that nobody is to see."""
+        for _, partition in r.partitions(args):
+            to.produce(topic, b"lost", partition=partition)
+        r.check(to.flush(TIMEOUT_S) == 0, topic, "records not delivered in time")
+
+    old = producer()
+    lose(old)
+    new = producer()
+    try:
+        old.commit_transaction(TIMEOUT_S)
+    except KafkaException as error:
+        r.check(error.args[0].code() == KafkaError._FENCED, "a commit of an old incarnation:", error)
+    else:
+        r.check(False, "an old incarnation has committed")
+    send(new)
+    new.abort_transaction(TIMEOUT_S)
+
+    reader = consumer(args, **{"group.id": group_id, "isolation.level": "read_committed",
+                               "enable.partition.eof": True})
+    new.begin_transaction()
+    send(new)
+    offsets = [TopicPartition(*at, end) for at in r.partitions(args)]
+    new.send_offsets_to_transaction(offsets, reader.consumer_group_metadata(), TIMEOUT_S)
+    new.commit_transaction(TIMEOUT_S)
+
+    new.begin_transaction()
+    lose(new)
+    new.abort_transaction(TIMEOUT_S)
+
+    seen = dict.fromkeys(range(args.partitions), 0)
+    ended = set()
+    reader.assign([TopicPartition(*at, 0) for at in r.partitions(args)])
+    while len(ended) < args.partitions:
+        m = reader.poll(TIMEOUT_S)
+        r.check(m is not None, topic, "is read only up to", seen)
+        if m.error():
+            r.check(m.error().code() == KafkaError._PARTITION_EOF, m.error())
+            ended.add(m.partition())
+            continue
+        want = r.record(topic, m.partition(), seen[m.partition()])
+        r.check(m.value() == want.value, f"{topic}/{m.partition()}: {m.value()!r:.200} is not of {want!r:.200}")
+        seen[m.partition()] += 1
+    r.check(all(count == end for count in seen.values()), topic, "has", seen, "of", end)
+    committed = reader.committed([TopicPartition(*at) for at in r.partitions(args)], TIMEOUT_S)
+    r.check(all(at.offset == end for at in committed), group_id, "has committed", committed)
+    reader.close()
+
+    # Whoever starts next with its id finds an ongoing transaction, be the broker the same or not.
+    new.begin_transaction()
+    lose(new)
+
+
+r.run(r.commands(write=write, read=read, group=group, transact=transact))

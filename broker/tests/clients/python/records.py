@@ -158,7 +158,7 @@ def how(topic):
 
 def arguments():
     parser = argparse.ArgumentParser()
-    parser.add_argument("command", choices=["write", "read", "group"])
+    parser.add_argument("command", choices=["write", "read", "group", "transact"])
     parser.add_argument("--bootstrap", required=True)
     parser.add_argument("--partitions", type=int, required=True)
     parser.add_argument("--first", type=int, default=0)

@@ -49,6 +49,22 @@ impl ClassicGroup {
         Ok(())
     }
 
+    /// The same within a producer's transaction. It is no sign of life, and does not mind the state; who tells neither member
+    /// nor generation is not fenced, as producers could not tell them before KIP-447.
+    pub fn txn_offset_commit(
+        &self,
+        member_id: &StrBytes,
+        instance_id: Option<&StrBytes>,
+        generation: i32,
+    ) -> Result<(), ResponseError> {
+        let untold = member_id.is_empty() && instance_id.is_none();
+        if generation < 0 && (untold || self.is_empty()) {
+            return Ok(());
+        }
+        self.validate(member_id, instance_id)?;
+        if generation == self.generation { Ok(()) } else { Err(ResponseError::IllegalGeneration) }
+    }
+
     /// [`Timer::Session`](super::super::timers::Timer::Session).
     pub fn session_is_over(&mut self, turn: &mut Turn<'_>, member_id: &StrBytes) {
         let pending = self.pending_join.contains(member_id);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use kafka_protocol::protocol::StrBytes;
 
 use super::super::RecordError;
-use super::wire::{Reader, Writer};
+use crate::coordinator::{Reader, Writer};
 
 /// What Kafka 4.3 writes.
 const VERSION: i16 = 3;

@@ -5,16 +5,16 @@ mod group;
 mod offset;
 #[cfg(test)]
 mod tests;
-mod wire;
 
 use bytes::Bytes;
 use kafka_protocol::protocol::StrBytes;
 
+pub(super) use crate::coordinator::{Reader, writable};
 pub(super) use group::{GroupValue, MemberValue};
 pub(super) use offset::OffsetValue;
-pub(super) use wire::{Reader, writable};
 
-use super::{GroupRecord, RecordError};
+use super::RecordError;
+use crate::coordinator::Writer;
 
 /// `OffsetCommitKey`. Its version 0, the legacy one, has the same fields.
 const OFFSET_KEY: i16 = 1;
@@ -41,7 +41,7 @@ impl Key {
 }
 
 pub(super) fn offset_key(group: &str, topic: &str, partition: i32) -> Bytes {
-    let mut writer = wire::Writer::new(OFFSET_KEY);
+    let mut writer = Writer::new(OFFSET_KEY);
     writer.string(group);
     writer.string(topic);
     writer.i32(partition);
@@ -49,11 +49,7 @@ pub(super) fn offset_key(group: &str, topic: &str, partition: i32) -> Bytes {
 }
 
 pub(super) fn group_key(group: &str) -> Bytes {
-    let mut writer = wire::Writer::new(GROUP_KEY);
+    let mut writer = Writer::new(GROUP_KEY);
     writer.string(group);
     writer.finish()
-}
-
-pub(super) fn size(record: &GroupRecord) -> usize {
-    record.key.len() + record.value.as_ref().map_or(0, Bytes::len)
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use kafka_protocol::protocol::StrBytes;
 
 use super::super::RecordError;
-use super::wire::{Reader, Writer};
+use crate::coordinator::{Reader, Writer};
 
 /// "None" of timestamps.
 const NO_TIMESTAMP: i64 = -1;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+pub use bytes::Bytes;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::offset_commit_request::{
@@ -9,6 +10,9 @@ use kafka_protocol::messages::offset_commit_request::{
 };
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopics;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
+use kafka_protocol::messages::txn_offset_commit_request::{
+    TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
 
 use super::super::*;
 
@@ -93,6 +97,10 @@ pub struct House {
     pub shard: Shard,
     pub now_ms: i64,
     pub records: Vec<GroupRecord>,
+    /// Which of the records belong to a producer's transaction.
+    pub producers: BTreeMap<usize, ProducerId>,
+    /// Which transactions ended, and before which record.
+    pub ends: Vec<(usize, EndMarker)>,
     answers: BTreeMap<Ticket, Answer>,
     tickets: u64,
 }
@@ -107,6 +115,8 @@ impl House {
             shard: Shard::new(config),
             now_ms: 1_700_000_000_000,
             records: Vec::new(),
+            producers: BTreeMap::new(),
+            ends: Vec::new(),
             answers: BTreeMap::new(),
             tickets: 0,
         };
@@ -116,6 +126,11 @@ impl House {
     }
 
     fn take(&mut self, step: Step) {
+        if let Some((producer, _)) = step.producer {
+            assert!(!step.records.is_empty(), "it has written nothing");
+            self.producers.extend((0..step.records.len()).map(|at| (self.records.len() + at, producer)));
+        }
+        self.ends.extend(step.marker.map(|marker| (self.records.len(), marker)));
         self.records.extend(step.records);
         for (ticket, answer) in step.answers {
             assert!(ticket.0 <= self.tickets, "{ticket:?} was never given");
@@ -151,9 +166,24 @@ impl House {
     }
 
     pub fn replayed(&self) -> Shard {
+        self.replayed_without(|_| false)
+    }
+
+    /// Without the records that a cleaner has taken, by their numbers.
+    pub fn replayed_without(&self, cleaned: impl Fn(usize) -> bool) -> Shard {
         let mut shard = Shard::new(self.shard.config.clone());
-        for record in &self.records {
-            shard.replay(&record.key, record.value.as_deref()).unwrap();
+        let mut ends = self.ends.iter().peekable();
+        for (at, record) in self.records.iter().enumerate() {
+            while let Some((_, marker)) = ends.next_if(|(before, _)| *before <= at) {
+                shard.replay_end(marker.producer_id, marker.commit);
+            }
+            if !cleaned(at) {
+                let producer = self.producers.get(&at).copied();
+                shard.replay(producer, &record.key, record.value.as_deref()).unwrap();
+            }
+        }
+        for (_, marker) in ends {
+            shard.replay_end(marker.producer_id, marker.commit);
         }
         shard
     }
@@ -284,7 +314,63 @@ impl House {
         assert!(errors.iter().all(|error| *error == 0), "{errors:?}");
     }
 
+    /// A commit in the transaction of a producer.
+    pub fn txn_commit_request(producer: i64, topic: &str, offsets: &[(i32, i64)]) -> TxnOffsetCommitRequest {
+        let partitions = offsets.iter().map(|(index, offset)| {
+            TxnOffsetCommitRequestPartition::default()
+                .with_partition_index(*index)
+                .with_committed_offset(*offset)
+                .with_committed_leader_epoch(7)
+                .with_committed_metadata(Some(text("m")))
+        });
+        let topic = TxnOffsetCommitRequestTopic::default()
+            .with_name(topic_name(topic))
+            .with_partitions(partitions.collect());
+        TxnOffsetCommitRequest::default()
+            .with_group_id(group_id(GROUP))
+            .with_producer_id(producer.into())
+            .with_topics(vec![topic])
+    }
+
+    /// The error of each partition.
+    pub fn txn_commit(&mut self, request: TxnOffsetCommitRequest) -> Vec<i16> {
+        let ticket = self.call(Call::TxnOffsetCommit(request, Verified::Own));
+        match self.answer(ticket) {
+            Answer::TxnOffsetCommit(response) => {
+                let partitions = response.topics.into_iter().flat_map(|topic| topic.partitions);
+                partitions.map(|partition| partition.error_code).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A producer commits by itself, without a member of the group.
+    pub fn txn_commit_simply(&mut self, producer: i64, topic: &str, offsets: &[(i32, i64)]) {
+        let errors = self.txn_commit(House::txn_commit_request(producer, topic, offsets));
+        assert!(errors.iter().all(|error| *error == 0), "{errors:?}");
+    }
+
+    /// A producer's transaction ends.
+    pub fn end(&mut self, producer: i64, commit: bool) {
+        let producer_id = ProducerId(producer);
+        let marker =
+            EndMarker { producer_id, producer_epoch: ProducerEpoch(0), coordinator_epoch: 0, commit };
+        let ticket = self.call(Call::Marker(marker));
+        assert_eq!(self.answer(ticket), Answer::Marker);
+        assert_eq!(self.ends.last(), Some(&(self.records.len(), marker)));
+    }
+
+    /// What waits for the ends of transactions: producer, topic, partition, offset.
+    pub fn pending(&self) -> Vec<(i64, String, i32, i64)> {
+        let pending = self.shard.offsets.pending().into_iter();
+        pending.map(|((producer, _, topic, index), value)| (producer.0, topic, index, value.offset)).collect()
+    }
+
     pub fn fetch(&mut self, topics: Option<&[(&str, &[i32])]>) -> OffsetFetchResponseGroup {
+        self.fetch_as(topics, true)
+    }
+
+    pub fn fetch_as(&mut self, topics: Option<&[(&str, &[i32])]>, stable: bool) -> OffsetFetchResponseGroup {
         let topics = topics.map(|topics| {
             let topics = topics.iter().map(|(name, partitions)| {
                 OffsetFetchRequestTopics::default()
@@ -294,7 +380,7 @@ impl House {
             topics.collect()
         });
         let request = OffsetFetchRequestGroup::default().with_group_id(group_id(GROUP)).with_topics(topics);
-        let ticket = self.call(Call::OffsetFetch(request, true, 9));
+        let ticket = self.call(Call::OffsetFetch(request, stable, 9));
         match self.answer(ticket) {
             Answer::OffsetFetch(response) => response,
             other => panic!("{other:?}"),
@@ -303,7 +389,7 @@ impl House {
 
     /// Everything that is committed: topic, partition, offset.
     pub fn offsets(&mut self) -> Vec<(String, i32, i64)> {
-        let topics = self.fetch(None).topics.into_iter();
+        let topics = self.fetch_as(None, false).topics.into_iter();
         let all = topics.flat_map(|topic| {
             let name = topic.name.to_string();
             topic.partitions.into_iter().map(move |p| (name.clone(), p.partition_index, p.committed_offset))

@@ -48,11 +48,11 @@ fn a_record_that_nobody_understands_changes_nothing() {
     house.stable(vec![Join::old()]);
     let key = record::group_key(GROUP);
     let cut = &house.records.last().unwrap().value.clone().unwrap()[..20];
-    assert_eq!(house.shard.replay(&key, Some(cut)), Err(RecordError::Malformed));
+    assert_eq!(house.shard.replay(None, &key, Some(cut)), Err(RecordError::Malformed));
     let newer = RecordError::Version { what: "GroupMetadataValue", version: 5 };
-    assert_eq!(house.shard.replay(&key, Some(&[0, 5])), Err(newer));
+    assert_eq!(house.shard.replay(None, &key, Some(&[0, 5])), Err(newer));
     let newer = RecordError::Version { what: "a key", version: 3 };
-    assert_eq!(house.shard.replay(&[0, 3, 0, 1, b'g'], None), Err(newer));
+    assert_eq!(house.shard.replay(None, &[0, 3, 0, 1, b'g'], None), Err(newer));
     assert_eq!(house.state(), "Stable");
 }
 
@@ -64,7 +64,7 @@ fn a_group_whose_members_contradict_each_other_is_not_loaded() {
     let mut load = |change: fn(&mut GroupValue)| {
         let mut value = good.clone();
         change(&mut value);
-        house.shard.replay(&record::group_key("x"), Some(&value.encode()))
+        house.shard.replay(None, &record::group_key("x"), Some(&value.encode()))
     };
     assert_eq!(load(|_| ()), Ok(()));
     assert_eq!(load(|value| value.protocol = None), Err(RecordError::Malformed));

@@ -10,3 +10,4 @@ mod model;
 mod offsets;
 mod static_members;
 mod sync;
+mod transactions;

@@ -24,6 +24,9 @@ const CLIENTS: [(&str, Option<&str>, i16); 6] = [
     ("g", Some("g1"), 8),
 ];
 
+/// How many producers there are, each in a transaction or not.
+const PRODUCERS: i64 = 3;
+
 #[derive(Clone, Debug)]
 enum Op {
     /// A client does what it has to do next.
@@ -41,6 +44,10 @@ enum Op {
     Lag(usize),
     Commit(usize, i32),
     CommitSimply(usize, i32),
+    /// A producer's transaction commits for a client's group, with its member's generation.
+    TxnCommit(i64, usize, i32),
+    /// A producer's transaction ends.
+    End(i64, bool),
     DeleteOffset(usize, i32),
     DeleteGroup(usize),
     Pass(i64),
@@ -59,6 +66,10 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => client().prop_map(Op::Lag),
         4 => (client(), 0..3).prop_map(|(client, partition)| Op::Commit(client, partition)),
         1 => (client(), 0..3).prop_map(|(client, partition)| Op::CommitSimply(client, partition)),
+        3 => (0..PRODUCERS, client(), 0..3).prop_map(|(producer, client, partition)| {
+            Op::TxnCommit(producer, client, partition)
+        }),
+        2 => (0..PRODUCERS, any::<bool>()).prop_map(|(producer, commit)| Op::End(producer, commit)),
         1 => (client(), 0..3).prop_map(|(client, partition)| Op::DeleteOffset(client, partition)),
         1 => client().prop_map(Op::DeleteGroup),
         8 => (1i64..8_000).prop_map(Op::Pass),
@@ -103,7 +114,9 @@ struct Model {
     generations: BTreeMap<(&'static str, i32), Generation>,
     /// Which SyncGroup's assignments a generation uses.
     assigned_by: BTreeMap<(&'static str, i32), String>,
+    /// Each commit has an offset of its own, larger than those before it.
     committed: BTreeMap<(&'static str, i32), i64>,
+    pending: BTreeMap<(i64, &'static str, i32), i64>,
     commits: i64,
 }
 
@@ -129,6 +142,7 @@ impl Model {
             generations: BTreeMap::new(),
             assigned_by: BTreeMap::new(),
             committed: BTreeMap::new(),
+            pending: BTreeMap::new(),
             commits: 0,
         }
     }
@@ -167,6 +181,8 @@ impl Model {
                 self.commit(index, partition, member);
             }
             Op::CommitSimply(index, partition) => self.commit(index, partition, (StrBytes::new(), -1)),
+            Op::TxnCommit(producer, index, partition) => self.txn_commit(producer, index, partition),
+            Op::End(producer, commit) => self.end(producer, commit),
             Op::DeleteOffset(index, partition) => self.delete_offset(self.clients[index].group, partition),
             Op::DeleteGroup(index) => self.delete_group(self.clients[index].group),
             Op::Pass(ms) => self.house.pass(ms),
@@ -284,6 +300,27 @@ impl Model {
         }
     }
 
+    fn txn_commit(&mut self, producer: i64, index: usize, partition: i32) {
+        let Client { group, ref member_id, generation, .. } = self.clients[index];
+        self.commits += 1;
+        let request = House::txn_commit_request(producer, "t", &[(partition, self.commits)])
+            .with_group_id(group_id(group))
+            .with_member_id(member_id.clone())
+            .with_generation_id(generation);
+        if self.house.txn_commit(request) == [0] {
+            self.pending.insert((producer, group, partition), self.commits);
+        }
+    }
+
+    fn end(&mut self, producer: i64, commit: bool) {
+        self.house.end(producer, commit);
+        let ended = self.pending.extract_if(.., |(of, ..), _| *of == producer);
+        for ((_, group, partition), offset) in ended.filter(|_| commit).collect::<Vec<_>>() {
+            let known = self.committed.entry((group, partition)).or_default();
+            *known = offset.max(*known);
+        }
+    }
+
     fn delete_offset(&mut self, group: &'static str, partition: i32) {
         let partitions = vec![OffsetDeleteRequestPartition::default().with_partition_index(partition)];
         let topic =
@@ -293,6 +330,7 @@ impl Model {
         let Answer::OffsetDelete(response) = self.house.answer(ticket) else { panic!("another answer") };
         if response.topics.iter().any(|topic| topic.partitions[0].error_code == 0) {
             self.committed.remove(&(group, partition));
+            self.pending.retain(|(_, of, index), _| (*of, *index) != (group, partition));
         }
     }
 
@@ -301,6 +339,7 @@ impl Model {
         let Answer::DeleteGroup(result) = self.house.answer(ticket) else { panic!("another answer") };
         if result.error_code == 0 {
             self.committed.retain(|(of, _), _| *of != group);
+            self.pending.retain(|(_, of, _), _| *of != group);
             self.generations.retain(|(of, _), _| *of != group);
             self.assigned_by.retain(|(of, _), _| *of != group);
         }
@@ -386,26 +425,37 @@ impl Model {
         assert_eq!(known, signature, "generation {number:?} has one assignment");
     }
 
+    /// Whether the transaction of a record is decided, and how.
+    fn outcome(&self, at: usize) -> Option<bool> {
+        let Some(producer) = self.house.producers.get(&at) else { return Some(true) };
+        let end = self.house.ends.iter().find(|(before, end)| *before > at && end.producer_id == *producer);
+        end.map(|(_, end)| end.commit)
+    }
+
+    /// What is left of the log when it is compacted as far as it can be: up to the first record that is not decided.
+    fn compacted(&self) -> Shard {
+        let records = &self.house.records;
+        let outcomes: Vec<_> = (0..records.len()).map(|at| self.outcome(at)).collect();
+        let stable = outcomes.iter().position(Option::is_none).unwrap_or(records.len());
+        let mut last = BTreeMap::new();
+        for at in (0..stable).filter(|at| outcomes[*at] == Some(true)) {
+            last.insert(&records[at].key, at);
+        }
+        let stays = |at: usize| last.get(&records[at].key) == Some(&at) && records[at].value.is_some();
+        self.house.replayed_without(|at| at < stable && !stays(at))
+    }
+
     /// The log tells everything that matters, compacted or not.
     fn check_log(&self) {
-        let mut last = BTreeMap::new();
-        for (at, record) in self.house.records.iter().enumerate() {
-            last.insert(&record.key, at);
-        }
-        let mut compacted = Shard::new(GroupConfig::default());
-        for (at, record) in self.house.records.iter().enumerate() {
-            if last[&record.key] == at && record.value.is_some() {
-                compacted.replay(&record.key, record.value.as_deref()).unwrap();
-            }
-        }
         let live = &self.house.shard;
-        for loaded in [self.house.replayed(), compacted] {
+        for loaded in [self.house.replayed(), self.compacted()] {
             for (id, group) in &live.groups {
                 let Some(copy) = loaded.groups.get(id) else {
                     // One that only committed, whose offsets are deleted, and that has no generation yet.
                     let typed = group.protocol_type().is_some();
                     let written = group.state() == State::Stable || group.is_empty() && typed;
-                    assert!(!written && live.offsets.of(id).is_none(), "{id:?} is not in the log");
+                    let needed = live.offsets.of(id).is_some() || live.offsets.has_pending(id);
+                    assert!(!written && !needed, "{id:?} is not in the log");
                     continue;
                 };
                 match group.state() {
@@ -415,18 +465,23 @@ impl Model {
                 }
             }
             assert!(loaded.groups.keys().all(|id| live.groups.contains_key(id)));
-            let offsets: BTreeMap<_, _> = loaded.offsets.groups().collect();
-            assert_eq!(offsets, live.offsets.groups().collect::<BTreeMap<_, _>>());
+            assert_eq!(committed(&loaded), committed(live));
+            assert_eq!(loaded.offsets.pending(), live.offsets.pending());
         }
-        let offsets = live.offsets.groups().flat_map(|(group, topics)| {
-            let partitions = topics.values().flatten();
-            partitions.map(move |(partition, value)| (group.to_string(), *partition, value.offset))
-        });
-        let committed = self
+        let offsets = committed(live);
+        let offsets =
+            offsets.iter().map(|(group, partition, value)| (group.clone(), *partition, value.offset));
+        let expected = self
             .committed
             .iter()
             .map(|((group, partition), offset)| (group.to_string(), *partition, *offset));
-        assert_eq!(offsets.collect::<Vec<_>>(), committed.collect::<Vec<_>>());
+        assert_eq!(offsets.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+        let pending = live.offsets.pending().into_iter();
+        let pending = pending.map(|((id, group, _, index), value)| ((id.0, group, index), value.offset));
+        let expected = self.pending.iter();
+        let expected =
+            expected.map(|((id, group, index), offset)| ((*id, group.to_string(), *index), *offset));
+        assert_eq!(pending.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
     }
 
     /// Nothing goes wrong any more: soon all work, and nobody waits.
@@ -447,6 +502,15 @@ impl Model {
         }
         assert!(self.open.is_empty());
     }
+}
+
+/// Group, partition and what is committed, of the one topic there is.
+fn committed(shard: &Shard) -> Vec<(String, i32, OffsetValue)> {
+    let all = shard.offsets.groups().flat_map(|(group, topics)| {
+        let partitions = topics.values().flatten();
+        partitions.map(move |(partition, committed)| (group.to_string(), *partition, committed.value.clone()))
+    });
+    all.collect()
 }
 
 proptest! {

@@ -247,7 +247,7 @@ pub const TOPIC_SETTINGS: [TopicSetting; 17] = [
 ];
 
 /// Every setting of brokers that topics or the controller resolve, by name.
-pub const BROKER_SETTINGS: [BrokerSetting; 36] = [
+pub const BROKER_SETTINGS: [BrokerSetting; 43] = [
     BrokerSetting {
         name: "auto.create.topics.enable",
         kind: ConfigKind::Boolean,
@@ -535,6 +535,62 @@ pub const BROKER_SETTINGS: [BrokerSetting; 36] = [
         update: Update::ReadOnly,
         check: SEGMENT_BYTES,
         doc: "The segment.bytes of __consumer_offsets, when it is created.",
+    },
+    BrokerSetting {
+        name: "transaction.abort.timed.out.transaction.cleanup.interval.ms",
+        kind: ConfigKind::Int,
+        default: "10000",
+        update: Update::ReadOnly,
+        check: POSITIVE_INT,
+        doc: "How often it is looked for transactions that have run longer than their producer allows, to abort them, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "transaction.max.timeout.ms",
+        kind: ConfigKind::Int,
+        default: "900000",
+        update: Update::ReadOnly,
+        check: POSITIVE_INT,
+        doc: "The longest time that a producer may allow its transactions, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "transaction.remove.expired.transaction.cleanup.interval.ms",
+        kind: ConfigKind::Int,
+        default: "3600000",
+        update: Update::ReadOnly,
+        check: POSITIVE_INT,
+        doc: "How often it is looked for transactional ids that have expired, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "transaction.state.log.num.partitions",
+        kind: ConfigKind::Int,
+        default: "50",
+        update: Update::ReadOnly,
+        check: POSITIVE_INT,
+        doc: "The number of partitions of __transaction_state, when it is created.",
+    },
+    BrokerSetting {
+        name: "transaction.state.log.replication.factor",
+        kind: ConfigKind::Short,
+        default: "1",
+        update: Update::ReadOnly,
+        check: Check::Number { min: 1, max: i16::MAX as i64 },
+        doc: "The replication factor of __transaction_state, when it is created.",
+    },
+    BrokerSetting {
+        name: "transaction.state.log.segment.bytes",
+        kind: ConfigKind::Int,
+        default: "104857600",
+        update: Update::ReadOnly,
+        check: SEGMENT_BYTES,
+        doc: "The segment.bytes of __transaction_state, when it is created.",
+    },
+    BrokerSetting {
+        name: "transactional.id.expiration.ms",
+        kind: ConfigKind::Int,
+        default: "604800000",
+        update: Update::ReadOnly,
+        check: POSITIVE_INT,
+        doc: "How long a transactional id is remembered that no producer uses, in milliseconds.",
     },
 ];
 

@@ -43,6 +43,7 @@ public final class Main {
                 case "read" -> read(args);
                 case "admin" -> AdminApi.run(args);
                 case "group" -> Groups.run(args);
+                case "transact" -> Transactions.run(args);
                 default -> throw new IllegalArgumentException("unknown command " + args.command());
             }
         } catch (Check.Mismatch mismatch) {
@@ -75,7 +76,7 @@ public final class Main {
             ProducerConfig.COMPRESSION_TYPE_CONFIG, idempotent || mode.equals("plain") ? "none" : mode);
     }
 
-    private static void create(Admin admin, Arguments args, String topic) throws Exception {
+    static void create(Admin admin, Arguments args, String topic) throws Exception {
         List<NewTopic> topics = List.of(
             new NewTopic(topic, args.partitions(), (short) 1).configs(Map.of("retention.ms", "-1")));
         admin.createTopics(topics).all().get();

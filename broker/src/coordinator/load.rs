@@ -1,15 +1,15 @@
-//! Loading a shard: everything its partition holds, in the order of offsets.
+//! Loading a machine: everything its partition holds, in the order of offsets.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chronik_client::compression;
-use chronik_core::group::Shard;
 use chronik_core::ids::Offset;
-use chronik_core::record_batch::{Batches, Crc, HEADER_LEN, RecordIter};
+use chronik_core::record_batch::{Batches, Crc, EndMarker, HEADER_LEN, RecordIter};
 use tokio::sync::Notify;
 
+use super::{Machine, Origin};
 use crate::api::partitions::{PartitionReader, ReadError};
 
 /// How much is read at once.
@@ -25,13 +25,16 @@ pub struct Loaded {
     pub unreadable: u64,
 }
 
-/// Replays all that was appended before now into `shard`.
+/// Replays all that was appended before now into `machine`.
 ///
 /// # Errors
 /// When the partition cannot be read. A record that cannot be understood is none: it is passed over, as in Kafka.
-pub async fn load(reader: &Arc<dyn PartitionReader>, mut shard: Shard) -> Result<(Shard, Loaded), ReadError> {
+pub async fn load<M: Machine>(
+    reader: &Arc<dyn PartitionReader>,
+    mut machine: M,
+) -> Result<(M, Loaded), ReadError> {
     let mut facts = Loaded { began: Instant::now(), records: 0, unreadable: 0 };
-    // What an earlier shard has appended may still be on its way to the disk.
+    // What an earlier machine has appended may still be on its way to the disk.
     let to = reader.offsets().log_end;
     committed(reader, to).await?;
     let mut from = reader.offsets().log_start;
@@ -45,19 +48,19 @@ pub async fn load(reader: &Arc<dyn PartitionReader>, mut shard: Shard) -> Result
         let replayed = tokio::task::spawn_blocking(move || {
             let mut next = from;
             for piece in &read.pieces {
-                next = replay(&mut shard, piece, from, &mut facts).max(next);
+                next = replay(&mut machine, piece, from, &mut facts).max(next);
             }
-            (shard, facts, next)
+            (machine, facts, next)
         });
         let next;
-        (shard, facts, next) =
+        (machine, facts, next) =
             replayed.await.map_err(|e| ReadError::Storage(format!("the load was abandoned: {e}")))?;
         if next <= from {
             return Err(ReadError::Storage(format!("nothing follows offset {from}")));
         }
         from = next;
     }
-    Ok((shard, facts))
+    Ok((machine, facts))
 }
 
 /// Waits until everything below `to` is committed.
@@ -84,26 +87,40 @@ async fn committed(reader: &Arc<dyn PartitionReader>, to: Offset) -> Result<(), 
 }
 
 /// Replays the batches of a piece, from `from` on. Returns the offset behind the last one.
-fn replay(shard: &mut Shard, piece: &Bytes, from: Offset, facts: &mut Loaded) -> Offset {
+fn replay<M: Machine>(machine: &mut M, piece: &Bytes, from: Offset, facts: &mut Loaded) -> Offset {
     let mut next = from;
     for batch in Batches::new(piece, Crc::Skip) {
         let (header, range) = match batch {
             Ok(batch) => batch,
             Err(e) => {
-                tracing::error!("a batch of __consumer_offsets behind offset {next} cannot be read: {e}");
+                tracing::error!("a batch of {} behind offset {next} cannot be read: {e}", M::TOPIC);
                 facts.unreadable += 1;
                 break;
             }
         };
         next = header.next_offset();
         if header.is_control() {
+            match EndMarker::of(&header, &piece[range]) {
+                Some(marker) => {
+                    machine.replay_end(marker);
+                    facts.records += 1;
+                }
+                // A cleaner has emptied it.
+                None if header.record_count == 0 => {}
+                None => {
+                    let offset = header.base_offset;
+                    tracing::error!(offset, "a control batch of {} is passed over", M::TOPIC);
+                    facts.unreadable += 1;
+                }
+            }
             continue;
         }
+        let origin = Origin { producer_id: header.producer_id, producer_epoch: header.producer_epoch };
         let body = piece.slice(range.start + HEADER_LEN..range.end);
         let opened = match compression::decompress(header.attributes, &body) {
             Ok(opened) => opened,
             Err(e) => {
-                tracing::error!(offset = header.base_offset, "a batch of __consumer_offsets: {e}");
+                tracing::error!(offset = header.base_offset, "a batch of {}: {e}", M::TOPIC);
                 facts.unreadable += 1;
                 continue;
             }
@@ -111,15 +128,15 @@ fn replay(shard: &mut Shard, piece: &Bytes, from: Offset, facts: &mut Loaded) ->
         for record in RecordIter::opened(&header, &opened) {
             let understood = match &record {
                 Ok(record) if record.offset < from => continue,
-                Ok(record) => shard
-                    .replay(record.key.unwrap_or_default(), record.value)
-                    .map_err(|e| (record.offset, e.to_string())),
+                Ok(record) => machine
+                    .replay(origin, record.key.unwrap_or_default(), record.value)
+                    .map_err(|why| (record.offset, why)),
                 Err(e) => Err((header.base_offset, e.to_string())),
             };
             match understood {
                 Ok(()) => facts.records += 1,
                 Err((offset, why)) => {
-                    tracing::error!(offset, "a record of __consumer_offsets is passed over: {why}");
+                    tracing::error!(offset, "a record of {} is passed over: {why}", M::TOPIC);
                     facts.unreadable += 1;
                 }
             }

@@ -3,23 +3,31 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::protocol::StrBytes;
 
-use super::super::RecordError;
+use super::RecordError;
 
 type Result<T> = std::result::Result<T, RecordError>;
 
 /// Whether a record can hold this string. What cannot be written is refused before it changes anything.
-pub(in super::super) fn writable(text: &str) -> bool {
+pub(crate) fn writable(text: &str) -> bool {
     i16::try_from(text.len()).is_ok()
 }
 
-/// Writes the old form.
-pub(super) struct Writer(BytesMut);
+/// Writes the old form; of the flexible one what is asked for by name.
+pub(crate) struct Writer(BytesMut);
 
 impl Writer {
     pub fn new(version: i16) -> Writer {
         let mut bytes = BytesMut::new();
         bytes.put_i16(version);
         Writer(bytes)
+    }
+
+    pub fn i8(&mut self, value: i8) {
+        self.0.put_i8(value);
+    }
+
+    pub fn i16(&mut self, value: i16) {
+        self.0.put_i16(value);
     }
 
     pub fn i32(&mut self, value: i32) {
@@ -49,13 +57,48 @@ impl Writer {
         self.0.put_slice(bytes);
     }
 
+    /// Must be [`writable`].
+    pub fn compact_string(&mut self, text: &str) {
+        debug_assert!(writable(text));
+        self.compact_array(text.len());
+        self.0.put_slice(text.as_bytes());
+    }
+
+    /// How many elements follow.
+    pub fn compact_array(&mut self, length: usize) {
+        self.varint(length as u32 + 1);
+    }
+
+    /// The tagged fields that end a struct, by tag.
+    pub fn tagged(&mut self, fields: &[(u32, &[u8])]) {
+        self.varint(fields.len() as u32);
+        for (tag, value) in fields {
+            self.varint(*tag);
+            self.varint(value.len() as u32);
+            self.0.put_slice(value);
+        }
+    }
+
+    /// A flexible array that is null.
+    pub fn compact_null(&mut self) {
+        self.varint(0);
+    }
+
+    fn varint(&mut self, mut value: u32) {
+        while value >= 0x80 {
+            self.0.put_u8(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.0.put_u8(value as u8);
+    }
+
     pub fn finish(self) -> Bytes {
         self.0.freeze()
     }
 }
 
 /// Reads either form. Believes no length before the bytes are there.
-pub(in super::super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     rest: &'a [u8],
     flexible: bool,
 }
@@ -78,6 +121,10 @@ impl<'a> Reader<'a> {
         }
         self.flexible = version >= flexible_from;
         Ok(version)
+    }
+
+    pub fn i8(&mut self) -> Result<i8> {
+        self.fixed().map(i8::from_be_bytes)
     }
 
     pub fn i16(&mut self) -> Result<i16> {
@@ -114,16 +161,25 @@ impl<'a> Reader<'a> {
 
     /// The number of elements that an array claims to have.
     pub fn array(&mut self) -> Result<usize> {
-        self.long_length()?.ok_or(RecordError::Malformed)
+        self.array_or_null()?.ok_or(RecordError::Malformed)
+    }
+
+    pub fn array_or_null(&mut self) -> Result<Option<usize>> {
+        self.long_length()
     }
 
     /// The end of a struct: in the flexible form tagged fields, none of which is of use here.
     pub fn tags(&mut self) -> Result<()> {
+        self.tagged(|_, _| Ok(()))
+    }
+
+    /// The end of a struct, with a look at each tagged field of the flexible form.
+    pub fn tagged(&mut self, mut field: impl FnMut(u32, &mut Reader<'a>) -> Result<()>) -> Result<()> {
         if self.flexible {
             for _ in 0..self.varint()? {
-                self.varint()?;
+                let tag = self.varint()?;
                 let size = self.varint()?;
-                self.slice(size as usize)?;
+                field(tag, &mut Reader { rest: self.slice(size as usize)?, flexible: true })?;
             }
         }
         Ok(())

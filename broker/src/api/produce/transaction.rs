@@ -1,0 +1,151 @@
+//! The transactional batches of a Produce: before the first of a transaction is appended to a partition, the transaction's
+//! coordinator is asked whether the partition is in it (KIP-890). Nobody would ever end one that it does not know of.
+
+use std::collections::HashMap;
+
+use chronik_core::ids::TopicIdPartition;
+use chronik_core::record_batch::{BatchHeader, Verified};
+use chronik_core::txn::{Producer, TransactionVersion};
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::TopicName;
+use kafka_protocol::messages::produce_request::ProduceRequest;
+
+use super::{code, topic_of};
+use crate::api::{Broker, text};
+
+/// From this version on, a partition is added to a transaction by writing to it.
+const ADDS_FROM: i16 = 12;
+/// From this version on, clients know TRANSACTION_ABORTABLE.
+const ABORTABLE_FROM: i16 = 11;
+
+/// Topic and partition of a batch, by their places in the request.
+type Place = (usize, usize);
+type Word = Result<Verified, (i16, String)>;
+
+/// What coordinators say of a request's batches.
+#[derive(Default)]
+pub struct Vouched(HashMap<Place, Word>);
+
+impl Vouched {
+    /// Of those that nobody was asked about, the log decides.
+    pub fn of(&self, place: Place) -> Word {
+        self.0.get(&place).cloned().unwrap_or(Ok(Verified::Not))
+    }
+}
+
+/// A batch that would begin its transaction in its partition.
+struct Asked {
+    place: Place,
+    producer: Producer,
+    partition: (TopicName, i32),
+    verified: Verified,
+}
+
+pub async fn vouch(broker: &Broker, produce: &ProduceRequest, version: i16) -> Vouched {
+    let Some(id) = &produce.transactional_id else { return Vouched::default() };
+    let asked = questions(broker, produce, version);
+    let Some(producer) = asked.first().map(|first| first.producer) else { return Vouched::default() };
+    let all = |asked: Vec<Asked>, error: ResponseError| {
+        let refused = refusal(error, version);
+        Vouched(asked.into_iter().map(|asked| (asked.place, Err(refused.clone()))).collect())
+    };
+    if asked.iter().any(|asked| asked.producer != producer) {
+        return all(asked, ResponseError::InvalidProducerIdMapping);
+    }
+    let partitions = asked.iter().map(|asked| asked.partition.clone()).collect();
+    let answered = if version >= ADDS_FROM {
+        let added = broker.txn.add_partitions(id, producer, partitions, TransactionVersion::V2);
+        added.await.map(|()| vec![true; asked.len()])
+    } else {
+        broker.txn.verify(id, producer, partitions).await
+    };
+    match answered {
+        Err(error) => all(asked, error),
+        Ok(there) => {
+            let words = asked.into_iter().zip(there).map(|(asked, there)| {
+                let not_in_it = || refusal(ResponseError::TransactionAbortable, version);
+                (asked.place, if there { Ok(asked.verified) } else { Err(not_in_it()) })
+            });
+            Vouched(words.collect())
+        }
+    }
+}
+
+fn questions(broker: &Broker, produce: &ProduceRequest, version: i16) -> Vec<Asked> {
+    let mut asked = Vec::new();
+    for (of_topic, data) in produce.topic_data.iter().enumerate() {
+        let Ok(topic) = topic_of(broker, data, version) else { continue };
+        if topic.is_internal {
+            continue;
+        }
+        for (of_partition, data) in data.partition_data.iter().enumerate() {
+            let Some(Ok(header)) = data.records.as_ref().map(|records| BatchHeader::parse(records)) else {
+                continue;
+            };
+            if !header.is_transactional() || !header.has_producer() {
+                continue;
+            }
+            let id = TopicIdPartition { topic_id: topic.id, partition: data.index };
+            let Some(log) = broker.logs.appendable(id) else { continue };
+            let (producer_id, epoch) = (header.producer_id, header.producer_epoch);
+            if let Some(verified) = log.verification(producer_id, epoch, version >= ADDS_FROM) {
+                asked.push(Asked {
+                    place: (of_topic, of_partition),
+                    producer: Producer { id: producer_id, epoch },
+                    partition: (TopicName(text(&*topic.name)), data.index),
+                    verified,
+                });
+            }
+        }
+    }
+    asked
+}
+
+/// What a client of this version is told when the coordinator has no good word.
+fn refusal(error: ResponseError, version: i16) -> (i16, String) {
+    let error = match error {
+        // Producers know that word alone.
+        ResponseError::ProducerFenced => ResponseError::InvalidProducerEpoch,
+        ResponseError::TransactionAbortable if version < ABORTABLE_FROM => ResponseError::InvalidTxnState,
+        // As soon as its last transaction is complete; clients of this version ask again at once.
+        ResponseError::ConcurrentTransactions if version >= ADDS_FROM => error,
+        // What every client asks again for, without looking for another leader.
+        ResponseError::ConcurrentTransactions
+        | ResponseError::CoordinatorLoadInProgress
+        | ResponseError::CoordinatorNotAvailable
+        | ResponseError::NotCoordinator => {
+            let why = "it could not be verified that the partition is in the transaction";
+            return (code::NOT_ENOUGH_REPLICAS, format!("{why}: {error}"));
+        }
+        error => error,
+    };
+    let why = match error {
+        ResponseError::InvalidTxnState | ResponseError::TransactionAbortable => {
+            "the partition is not in the producer's transaction".to_string()
+        }
+        error => error.to_string(),
+    };
+    (error.code(), why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_what_they_know() {
+        use ResponseError::*;
+        for (error, version, told) in [
+            (ProducerFenced, 9, InvalidProducerEpoch),
+            (TransactionAbortable, 10, InvalidTxnState),
+            (TransactionAbortable, 11, TransactionAbortable),
+            (ConcurrentTransactions, 11, NotEnoughReplicas),
+            (ConcurrentTransactions, 12, ConcurrentTransactions),
+            (NotCoordinator, 12, NotEnoughReplicas),
+            (CoordinatorLoadInProgress, 9, NotEnoughReplicas),
+            (InvalidProducerIdMapping, 9, InvalidProducerIdMapping),
+        ] {
+            assert_eq!(refusal(error, version).0, told.code(), "{error:?} in version {version}");
+        }
+    }
+}
