@@ -1,9 +1,10 @@
 //! The real binary in a directory of its own.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -24,8 +25,19 @@ impl Drop for Broker {
     }
 }
 
+/// Not one that the kernel might give to a client before the broker takes it: those lie above (32,768 to 60,999). Each test
+/// program begins somewhere else.
 fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    const PORTS: std::ops::Range<u32> = 16_384..32_768;
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    for _ in PORTS {
+        let next = std::process::id().wrapping_mul(61).wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(PORTS.start + next % (PORTS.end - PORTS.start))?;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port is free")
 }
 
 /// Starts it with its data in `dir`, and with these lines of YAML besides. As a container runs it: no environment but its
