@@ -28,6 +28,7 @@ use kafka_protocol::messages::produce_response::{
 use super::{Api, Broker, Frame, Reply, Request, RequestHead, Serve};
 use crate::storage::now_ms;
 use crate::storage::partition::{Accepted, Acknowledge, Partition, Settings};
+use transaction::Vouched;
 
 /// Versions 0 to 2 are told to clients as Apache Kafka does (librdkafka decides on compression codecs by it);
 /// whoever sends one is disconnected, as by Apache Kafka: the guard knows them not.
@@ -64,8 +65,10 @@ async fn serve(mut request: Request) -> Reply {
     let broker = request.broker.clone();
     let now_ms = now_ms();
     let acks = produce.acks;
-    let vouched = transaction::vouch(&broker, &produce, request.head.version).await;
-    let begun = Instant::now();
+    let (vouched, begun) = match &produce.transactional_id {
+        None => (Vouched::default(), decoded),
+        Some(id) => (transaction::vouch(&broker, id, &produce, request.head.version).await, Instant::now()),
+    };
     let mut outcomes: Vec<Vec<Outcome>> = Vec::with_capacity(produce.topic_data.len());
     let mut settings: Option<Arc<Settings>> = None;
     let mut waited = None;

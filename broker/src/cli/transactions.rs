@@ -1,13 +1,13 @@
 //! `chronik transactions`: list and describe transactional ids.
 
 use std::io::Write;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use chronik_client::{Client, Transaction};
 use clap::{Args, Subcommand};
 
 use super::{Server, runtime, table};
+use crate::storage::now_ms;
 
 /// See transactional ids and their transactions
 #[derive(Debug, Args)]
@@ -44,11 +44,7 @@ pub fn run(args: TransactionsArgs) -> Result<()> {
         let mut out = std::io::stdout().lock();
         match args.command {
             Command::List { state } => list(&mut client, state.as_deref(), &mut out).await,
-            Command::Describe { id } => {
-                let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-                let now_ms = i64::try_from(now_ms).unwrap_or(i64::MAX);
-                show(&client.describe_transaction(&id).await?, now_ms, &mut out)
-            }
+            Command::Describe { id } => show(&client.describe_transaction(&id).await?, now_ms(), &mut out),
         }
     })
 }

@@ -62,6 +62,12 @@ pub struct LoadMetrics {
     pub unreadable: Counter,
 }
 
+impl Default for LoadMetrics {
+    fn default() -> LoadMetrics {
+        LoadMetrics { load: Histogram::micros(), unreadable: Counter::default() }
+    }
+}
+
 /// See the module's documentation.
 pub struct Coordinator<M: Machine> {
     parts: Parts<M>,

@@ -1,12 +1,11 @@
 //! The metrics of consumer groups.
 
 use chronik_core::group::Counts;
-use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::{Histogram, Labels};
+use super::{Labels, sum};
 use crate::coordinator::LoadMetrics;
 
 /// Handles for the coordinator.
@@ -22,7 +21,7 @@ impl GroupMetrics {
         let metrics = GroupMetrics {
             groups: Family::default(),
             offsets: Gauge::default(),
-            load: LoadMetrics { load: Histogram::micros(), unreadable: Counter::default() },
+            load: LoadMetrics::default(),
         };
         registry.register("consumer_groups", "Groups coordinated here, by state", metrics.groups.clone());
         registry.register("consumer_group_offsets", "Committed offsets", metrics.offsets.clone());
@@ -42,9 +41,7 @@ impl GroupMetrics {
 
     /// Publishes the counts of all shards.
     pub fn set(&self, counts: &[Counts]) {
-        let sum = |of: fn(&Counts) -> usize| {
-            i64::try_from(counts.iter().map(of).sum::<usize>()).unwrap_or(i64::MAX)
-        };
+        let sum = |of| sum(counts, of);
         for (state, count) in [
             ("Empty", sum(|c| c.empty)),
             ("PreparingRebalance", sum(|c| c.preparing_rebalance)),

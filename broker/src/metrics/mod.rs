@@ -308,6 +308,11 @@ impl Metrics {
     }
 }
 
+/// What all shards of a coordinator count together.
+fn sum<C>(counts: &[C], of: fn(&C) -> usize) -> i64 {
+    i64::try_from(counts.iter().map(of).sum::<usize>()).unwrap_or(i64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::{Histogram, Labels};
+use super::{Labels, sum};
 use crate::coordinator::LoadMetrics;
 
 /// Handles for the coordinator.
@@ -23,7 +23,7 @@ impl TxnMetrics {
         let metrics = TxnMetrics {
             transactions: Family::default(),
             markers: Counter::default(),
-            load: LoadMetrics { load: Histogram::micros(), unreadable: Counter::default() },
+            load: LoadMetrics::default(),
         };
         registry.register(
             "transactional_ids",
@@ -51,9 +51,7 @@ impl TxnMetrics {
 
     /// Publishes the counts of all shards.
     pub fn set(&self, counts: &[Counts]) {
-        let sum = |of: fn(&Counts) -> usize| {
-            i64::try_from(counts.iter().map(of).sum::<usize>()).unwrap_or(i64::MAX)
-        };
+        let sum = |of| sum(counts, of);
         for (state, count) in [
             ("Empty", sum(|c| c.empty)),
             ("Ongoing", sum(|c| c.ongoing)),

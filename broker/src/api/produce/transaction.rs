@@ -7,8 +7,8 @@ use chronik_core::ids::TopicIdPartition;
 use chronik_core::record_batch::{BatchHeader, Verified};
 use chronik_core::txn::{Producer, TransactionVersion};
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::TopicName;
 use kafka_protocol::messages::produce_request::ProduceRequest;
+use kafka_protocol::messages::{TopicName, TransactionalId};
 
 use super::{code, topic_of};
 use crate::api::{Broker, text};
@@ -41,8 +41,7 @@ struct Asked {
     verified: Verified,
 }
 
-pub async fn vouch(broker: &Broker, produce: &ProduceRequest, version: i16) -> Vouched {
-    let Some(id) = &produce.transactional_id else { return Vouched::default() };
+pub async fn vouch(broker: &Broker, id: &TransactionalId, produce: &ProduceRequest, version: i16) -> Vouched {
     let asked = questions(broker, produce, version);
     let Some(producer) = asked.first().map(|first| first.producer) else { return Vouched::default() };
     let all = |asked: Vec<Asked>, error: ResponseError| {
