@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod coordinator;
 pub mod group;
+pub mod logging;
 pub mod metrics;
 pub mod net;
 pub mod placement;

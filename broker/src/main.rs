@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use chronik_broker::bench::{self, BenchArgs};
+use chronik_broker::cli::configs::{self, ConfigsArgs};
 use chronik_broker::cli::consume::{self, ConsumeArgs};
 use chronik_broker::cli::groups::{self, GroupsArgs};
 use chronik_broker::cli::log_dirs::{self, LogDirsArgs};
@@ -12,7 +13,6 @@ use chronik_broker::cli::transactions::{self, TransactionsArgs};
 use chronik_broker::cli::wal::{self, WalArgs};
 use chronik_broker::config::{BrokerArgs, Config, Surroundings};
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -45,6 +45,8 @@ enum Command {
     Groups(GroupsArgs),
     /// List and describe transactional ids
     Transactions(TransactionsArgs),
+    /// Show and alter settings of brokers and topics, and what is logged
+    Configs(ConfigsArgs),
     /// Show how much of the disk each partition takes
     LogDirs(LogDirsArgs),
     /// Write lines from standard input to a topic
@@ -68,6 +70,7 @@ fn main() {
         Some(Command::Topics(args)) => topics::run(args),
         Some(Command::Groups(args)) => groups::run(args),
         Some(Command::Transactions(args)) => transactions::run(args),
+        Some(Command::Configs(args)) => configs::run(args),
         Some(Command::LogDirs(args)) => log_dirs::run(args),
         Some(Command::Produce(args)) => produce::run(args),
         Some(Command::Consume(args)) => consume::run(args),
@@ -91,12 +94,9 @@ fn in_one_line(e: &anyhow::Error) -> String {
 }
 
 fn run_broker(args: &BrokerArgs) -> Result<()> {
-    let filter = match std::env::var("CHRONIK_LOG") {
-        Ok(text) => EnvFilter::try_new(&text).with_context(|| format!("CHRONIK_LOG={text}"))?,
-        Err(_) => EnvFilter::new("info,openraft=warn"),
-    };
-    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let filter = std::env::var("CHRONIK_LOG").ok();
+    let shown = || format!("CHRONIK_LOG={}", filter.as_deref().unwrap_or_default());
+    chronik_broker::logging::start(filter.as_deref()).with_context(shown)?;
     let config = Config::load(args, &Surroundings::of_this_process())?;
     chronik_broker::run::run(config)
 }

@@ -120,7 +120,7 @@ async fn serve(config: Config) -> Result<()> {
         accepting.spawn(connections.clone().accept(listener, name.into()));
     }
     accepting.spawn(connections.clone().sweep());
-    accepting.spawn(expire_producers(logs.clone(), broker.config.producer_id_expiration_ms));
+    accepting.spawn(expire_producers(logs.clone(), broker.clone()));
     if let Some(followed) = followed {
         accepting.spawn(placement::follow(followed));
     }
@@ -168,12 +168,14 @@ async fn serve(config: Config) -> Result<()> {
 }
 
 /// Forgets silent idempotent producers, as often as Kafka does. Runs until dropped.
-async fn expire_producers(logs: Arc<LogManager>, expiration_ms: i64) {
-    let every = PRODUCER_EXPIRATION_CHECK.min(Duration::from_millis(expiration_ms.unsigned_abs().max(1_000)));
-    let mut tick = tokio::time::interval(every);
+async fn expire_producers(logs: Arc<LogManager>, broker: Arc<Broker>) {
     loop {
-        tick.tick().await;
-        logs.expire_producers(crate::storage::now_ms(), expiration_ms);
+        let image = broker.metadata.image();
+        let expiration_ms: u32 =
+            broker_value_of(&image, "producer.id.expiration.ms").parse().unwrap_or(u32::MAX);
+        logs.expire_producers(crate::storage::now_ms(), i64::from(expiration_ms));
+        let expiration = Duration::from_millis(u64::from(expiration_ms));
+        tokio::time::sleep(PRODUCER_EXPIRATION_CHECK.min(expiration.max(Duration::from_secs(1)))).await;
     }
 }
 

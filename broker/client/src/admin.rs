@@ -3,11 +3,10 @@
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
-use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::{
-    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
-    DescribeLogDirsRequest, IncrementalAlterConfigsRequest,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeLogDirsRequest,
+    IncrementalAlterConfigsRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -39,6 +38,8 @@ pub enum Resource {
     Broker(i32),
     /// Every broker: the cluster-wide default.
     ClusterDefault,
+    /// What one broker logs.
+    Loggers(i32),
 }
 
 impl std::fmt::Display for Resource {
@@ -47,16 +48,26 @@ impl std::fmt::Display for Resource {
             Self::Topic(name) => write!(f, "topic {name}"),
             Self::Broker(id) => write!(f, "broker {id}"),
             Self::ClusterDefault => f.write_str("the cluster"),
+            Self::Loggers(id) => write!(f, "the loggers of broker {id}"),
         }
     }
 }
 
 impl Resource {
-    fn wire(&self) -> (i8, StrBytes) {
+    pub(super) fn wire(&self) -> (i8, StrBytes) {
         match self {
             Self::Topic(name) => (2, StrBytes::from_string(name.clone())),
             Self::Broker(id) => (4, StrBytes::from_string(id.to_string())),
             Self::ClusterDefault => (4, StrBytes::new()),
+            Self::Loggers(id) => (8, StrBytes::from_string(id.to_string())),
+        }
+    }
+
+    /// The one broker that answers for it, if not every broker does.
+    pub(super) fn broker(&self) -> Option<i32> {
+        match self {
+            Self::Broker(id) | Self::Loggers(id) => Some(*id),
+            Self::Topic(_) | Self::ClusterDefault => None,
         }
     }
 }
@@ -79,7 +90,7 @@ pub enum ConfigSource {
 }
 
 impl ConfigSource {
-    fn from_wire(source: i8) -> Self {
+    pub(super) fn from_wire(source: i8) -> Self {
         match source {
             1 => Self::Topic,
             2 => Self::Broker,
@@ -227,30 +238,6 @@ impl Client {
         Ok(check(result.error_code, result.error_message.as_deref(), what)?)
     }
 
-    /// All settings of a resource.
-    ///
-    /// # Errors
-    /// [`ClientError`]; the server's refusal by name.
-    pub async fn describe_configs(&mut self, resource: &Resource) -> Result<Vec<ConfigEntry>, ClientError> {
-        let (kind, name) = resource.wire();
-        let wanted = DescribeConfigsResource::default()
-            .with_resource_type(kind)
-            .with_resource_name(name)
-            .with_configuration_keys(None);
-        let request = DescribeConfigsRequest::default().with_resources(vec![wanted]);
-        let response = self.ask(&request).await?;
-        let what = || format!("describe the settings of {resource}");
-        let result = first(response.results, what)?;
-        check(result.error_code, result.error_message.as_deref(), what)?;
-        let entries = result.configs.into_iter().map(|entry| ConfigEntry {
-            name: entry.name.to_string(),
-            value: entry.value.map(|value| value.to_string()),
-            source: ConfigSource::from_wire(entry.config_source),
-            read_only: entry.read_only,
-        });
-        Ok(entries.collect())
-    }
-
     /// Sets (`Some`) or removes (`None`) settings of a resource, all or none.
     ///
     /// # Errors
@@ -272,7 +259,10 @@ impl Client {
             .with_resource_name(name)
             .with_configs(changes.collect());
         let request = IncrementalAlterConfigsRequest::default().with_resources(vec![altered]);
-        let response = self.administer(&request).await?;
+        let response = match resource.broker() {
+            Some(id) => self.broker(id).await?.call(&request).await?,
+            None => self.administer(&request).await?,
+        };
         let what = || format!("alter the settings of {resource}");
         let result = first(response.responses, what)?;
         Ok(check(result.error_code, result.error_message.as_deref(), what)?)

@@ -10,6 +10,7 @@ mod admin;
 mod batch;
 mod cluster;
 pub mod compression;
+mod configs;
 mod connection;
 mod coordinators;
 mod error;
@@ -23,6 +24,7 @@ pub use batch::{
     Batch, BatchBuilder, BatchError, NewRecord, Producer, Record, batches, header as batch_header,
 };
 pub use cluster::{Broker, Client, Cluster, Partition, Topic};
+pub use configs::{ConfigDetails, ConfigSynonym};
 pub use connection::{Connection, RequestVersion};
 pub use error::{ClientError, Refusal, error_name};
 pub use groups::{CommittedOffset, Group, GroupMember, ListedGroup};

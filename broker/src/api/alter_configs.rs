@@ -29,6 +29,15 @@ impl<'a> Names<'a> {
         Names(times)
     }
 
+    /// Refuses a resource that is named more than once.
+    pub fn once(&self, resource_type: i8, name: &str) -> Result<(), ControllerError> {
+        if self.0.get(&(resource_type, name)).is_some_and(|times| *times > 1) {
+            let why = "Each resource must appear at most once.";
+            return Err(ControllerError::new(ErrorCode::InvalidRequest, why));
+        }
+        Ok(())
+    }
+
     /// What the broker itself refuses, before the controller is asked.
     pub fn check(
         &self,
@@ -37,9 +46,7 @@ impl<'a> Names<'a> {
         this_broker: BrokerId,
     ) -> Result<ConfigResource, ControllerError> {
         let refuse = |why: String| Err(ControllerError::new(ErrorCode::InvalidRequest, why));
-        if self.0.get(&(resource_type, name)).is_some_and(|times| *times > 1) {
-            return refuse("Each resource must appear at most once.".to_string());
-        }
+        self.once(resource_type, name)?;
         let resource = config_resource(resource_type, name)?;
         match &resource {
             ConfigResource::Topic(name) => check_topic_name(name)?,
@@ -75,14 +82,18 @@ pub(super) fn answers<T>(
         Ok(list) => list.next().unwrap_or_else(|| Err(missing())),
         Err(e) => Err(e.clone()),
     };
-    let answer = |result: Result<(), ControllerError>| match result {
+    parsed.into_iter().map(|resource| answer(broker, api, resource.and_then(|_| next()))).collect()
+}
+
+/// What is told of one resource; an error is counted for the API.
+pub(super) fn answer(broker: &Broker, api: ApiKey, result: Result<(), ControllerError>) -> Answer {
+    match result {
         Ok(()) => Answer { error_code: 0, error_message: None },
         Err(e) => {
             broker.metrics.error(api as i16, e.code.code());
             Answer { error_code: e.code.code(), error_message: Some(text(e.message)) }
         }
-    };
-    parsed.into_iter().map(|resource| answer(resource.and_then(|_| next()))).collect()
+    }
 }
 
 fn serve(mut request: Request) -> Reply {

@@ -14,7 +14,7 @@ pub const API: Api = Api { key: ApiKey::ApiVersions, min: 0, max: 4, serve: supe
 const TRANSACTION_VERSION: &str = "transaction.version";
 const TRANSACTION_VERSION_LEVEL: i16 = 2;
 /// Clients below this version cannot read that a feature's lowest level is 0.
-const LEVEL_0_FROM: i16 = 4;
+pub(super) const LEVEL_0_FROM: i16 = 4;
 
 fn serve(mut request: Request) -> Reply {
     let body: ApiVersionsRequest = match request.decode() {
@@ -31,7 +31,7 @@ fn serve(mut request: Request) -> Reply {
         // A client that asks twice stays who it was.
         let _ = request.conn.software.set((name, version));
     }
-    response.api_keys = TABLE.iter().map(row).collect();
+    response.api_keys = told().map(row).collect();
     request.head.reply(&with_features(response, request.head.version))
 }
 
@@ -47,8 +47,15 @@ pub(super) fn unsupported(request: &Request) -> Reply {
     }
 }
 
+/// What is served and not told: a Kafka without a receiver for its clients' metrics tells nobody to send them.
+const UNTOLD: [ApiKey; 2] = [ApiKey::GetTelemetrySubscriptions, ApiKey::PushTelemetry];
+
+fn told() -> impl Iterator<Item = &'static Api> {
+    TABLE.iter().filter(|api| !UNTOLD.contains(&api.key))
+}
+
 /// Versions that have no features leave them out.
-fn with_features(response: ApiVersionsResponse, version: i16) -> ApiVersionsResponse {
+pub(super) fn with_features(response: ApiVersionsResponse, version: i16) -> ApiVersionsResponse {
     let supported = SupportedFeatureKey::default()
         .with_name(text(TRANSACTION_VERSION))
         .with_min_version(i16::from(version < LEVEL_0_FROM))
@@ -93,8 +100,8 @@ mod tests {
         for version in 0..=4 {
             let request = if version >= 3 { client("apache-kafka-java", "4.3.1") } else { client("", "") };
             let response: ApiVersionsResponse = fixture.call(version, &request).await;
-            assert_eq!((response.error_code, response.api_keys.len()), (0, TABLE.len()));
-            for (told, api) in response.api_keys.iter().zip(TABLE) {
+            assert_eq!((response.error_code, response.api_keys.len()), (0, TABLE.len() - UNTOLD.len()));
+            for (told, api) in response.api_keys.iter().zip(told()) {
                 assert_eq!(
                     (told.api_key, told.min_version, told.max_version),
                     (api.key as i16, api.min, api.max)

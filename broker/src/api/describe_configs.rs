@@ -3,7 +3,9 @@
 use chronik_core::controller::check_topic_name;
 use chronik_core::ids::BrokerId;
 use chronik_core::metadata::MetadataImage;
-use chronik_core::metadata::config::{ConfigEntry, describe_broker, describe_broker_default, describe_topic};
+use chronik_core::metadata::config::{
+    ConfigEntry, ConfigKind, ConfigSource, describe_broker, describe_broker_default, describe_topic,
+};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_configs_response::{
@@ -11,6 +13,7 @@ use kafka_protocol::messages::describe_configs_response::{
 };
 use kafka_protocol::messages::{ApiKey, DescribeConfigsRequest, DescribeConfigsResponse};
 
+use super::broker_logger::{self, BROKER_LOGGER};
 use super::{Api, Reply, Request, text};
 
 pub const API: Api = Api { key: ApiKey::DescribeConfigs, min: 1, max: 4, serve: super::Serve::Call(serve) };
@@ -18,6 +21,7 @@ pub const API: Api = Api { key: ApiKey::DescribeConfigs, min: 1, max: 4, serve: 
 /// Kafka's `ConfigResource.Type`.
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
+const CLIENT_METRICS: i8 = 16;
 
 fn serve(mut request: Request) -> Reply {
     let body: DescribeConfigsRequest = match request.decode() {
@@ -31,15 +35,18 @@ fn serve(mut request: Request) -> Reply {
         let result = DescribeConfigsResult::default()
             .with_resource_type(resource.resource_type)
             .with_resource_name(resource.resource_name.clone());
-        match describe(&image, this_broker, resource) {
-            Ok(entries) => {
-                let wanted = |e: &ConfigEntry| {
-                    let keys = resource.configuration_keys.as_ref();
-                    keys.is_none_or(|keys| keys.is_empty() || keys.iter().any(|k| **k == *e.name))
-                };
-                let shown = entries.into_iter().filter(wanted);
-                let show = |e| setting(e, body.include_synonyms, body.include_documentation, version);
-                result.with_configs(shown.map(show).collect())
+        let show = |e| setting(e, body.include_synonyms, body.include_documentation, version);
+        let described = match resource.resource_type {
+            BROKER_LOGGER => broker_logger::describe(&resource.resource_name, this_broker)
+                .map_err(|e| (ResponseError::InvalidRequest, e.message)),
+            _ => describe(&image, this_broker, resource)
+                .map(|entries| entries.into_iter().map(show).collect::<Vec<_>>()),
+        };
+        match described {
+            Ok(mut configs) => {
+                let keys = resource.configuration_keys.as_deref().unwrap_or_default();
+                configs.retain(|config| keys.is_empty() || keys.contains(&config.name));
+                result.with_configs(configs)
             }
             Err((error, why)) => {
                 request.broker.metrics.error(API.key as i16, error.code());
@@ -82,8 +89,32 @@ fn describe(
                 format!("Broker id must be an integer, but it is: {name}"),
             )),
         },
+        CLIENT_METRICS if name.is_empty() => {
+            let why = "Client metrics subscription name must not be empty".to_string();
+            Err((ResponseError::InvalidRequest, why))
+        }
+        CLIENT_METRICS => Ok(no_subscription().to_vec()),
         other => Err((ResponseError::InvalidRequest, format!("Unsupported resource type: {other}"))),
     }
+}
+
+/// What Kafka tells of a subscription to clients' metrics that nobody has made: there are no others here.
+fn no_subscription() -> [ConfigEntry; 3] {
+    let default = |name: &str, value: &str, kind: ConfigKind, doc: &'static str| ConfigEntry {
+        name: name.to_string(),
+        value: Some(value.to_string()),
+        source: ConfigSource::Default,
+        kind,
+        read_only: false,
+        sensitive: false,
+        synonyms: Vec::new(),
+        doc,
+    };
+    [
+        default("interval.ms", "300000", ConfigKind::Int, "How often clients are to push, in milliseconds."),
+        default("match", "", ConfigKind::List, "Which clients are to push."),
+        default("metrics", "", ConfigKind::List, "Which metrics they are to push."),
+    ]
 }
 
 fn setting(
@@ -154,9 +185,10 @@ mod tests {
     async fn all_settings_unless_some_are_named() {
         let fixture = Fixture::new().await;
         fixture.create_topic("a", 1).await;
-        for (resource_type, name) in [(TOPIC, "a"), (BROKER, "1")] {
+        for (resource_type, name, at_least) in [(TOPIC, "a", 15), (BROKER, "1", 60), (CLIENT_METRICS, "m", 3)]
+        {
             let all: DescribeConfigsResponse = fixture.call(4, &ask(resource_type, name, None)).await;
-            assert!(all.results[0].configs.len() > 5, "{name}");
+            assert!(all.results[0].configs.len() >= at_least, "{name}");
             assert!(
                 all.results[0].configs.iter().all(|c| c.synonyms.is_empty() && c.documentation.is_none())
             );
@@ -169,12 +201,42 @@ mod tests {
     #[tokio::test]
     async fn refusals_carry_kafkas_codes() {
         let fixture = Fixture::new().await;
-        for (resource_type, name, code) in
-            [(TOPIC, "gone", 3), (TOPIC, "a b", 17), (BROKER, "7", 42), (BROKER, "x", 42), (99, "", 42)]
-        {
+        for (resource_type, name, code) in [
+            (TOPIC, "gone", 3),
+            (TOPIC, "a b", 17),
+            (BROKER, "7", 42),
+            (BROKER, "x", 42),
+            (99, "", 42),
+            (CLIENT_METRICS, "", 42),
+        ] {
             let response: DescribeConfigsResponse = fixture.call(4, &ask(resource_type, name, None)).await;
             assert_eq!(response.results[0].error_code, code, "{resource_type} {name}");
             assert!(response.results[0].error_message.is_some());
         }
+    }
+
+    #[tokio::test]
+    async fn every_key_of_the_broker_is_told_with_its_type_and_meaning() {
+        let fixture = Fixture::with(&[("chronik.requests.max", "7"), ("max.connections", "8")]).await;
+        let request = ask(BROKER, "1", None).with_include_synonyms(true).with_include_documentation(true);
+        let response: DescribeConfigsResponse = fixture.call(4, &request).await;
+        let told = &response.results[0].configs;
+        for key in crate::config::KEYS.iter() {
+            let setting = told.iter().filter(|c| *c.name == *key.name).collect::<Vec<_>>();
+            let [setting] = &setting[..] else { panic!("{}: told {} times", key.name, setting.len()) };
+            let documented = setting.documentation.as_ref().is_some_and(|text| !text.is_empty());
+            assert!(documented && setting.config_type > 0, "{}", key.name);
+            // What is not set has no value, as in Kafka.
+            assert_eq!(setting.value.is_none(), setting.synonyms.is_empty(), "{}", key.name);
+        }
+        let find = |name: &str| told.iter().find(|c| *c.name == *name).unwrap();
+        let shown = |name: &str| {
+            let setting = find(name);
+            (setting.value.as_deref(), setting.config_source, setting.read_only)
+        };
+        assert_eq!(shown("chronik.requests.max"), (Some("7"), 4, true));
+        assert_eq!(shown("max.connections"), (Some("8"), 4, false));
+        assert_eq!(shown("broker.rack"), (None, 5, true));
+        assert_eq!(find("max.connections").synonyms.len(), 2);
     }
 }

@@ -7,7 +7,8 @@ use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsRe
 use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::{ApiKey, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
 
-use super::alter_configs::{CHANGE_MS, Names, answers};
+use super::alter_configs::{CHANGE_MS, Names, answer, answers};
+use super::broker_logger::{self, BROKER_LOGGER};
 use super::{Api, Reply, Request};
 
 pub const API: Api =
@@ -22,14 +23,27 @@ fn serve(mut request: Request) -> Reply {
     request.later(async move {
         let names = Names::of(body.resources.iter().map(|r| (r.resource_type, &*r.resource_name)));
         let this_broker = broker.config.broker_id;
-        let parsed: Vec<_> = body.resources.iter().map(|r| parse(r, &names, this_broker)).collect();
+        let stored = body.resources.iter().filter(|r| r.resource_type != BROKER_LOGGER);
+        let parsed: Vec<_> = stored.map(|r| parse(r, &names, this_broker)).collect();
         let changes: Vec<(ConfigResource, Vec<ConfigOp>)> = parsed.iter().flatten().cloned().collect();
         let validate_only = body.validate_only;
         let decided = broker
             .change(CHANGE_MS, move |image| incremental_alter_configs(image, &changes, validate_only))
             .await;
-        let answered = body.resources.into_iter().zip(answers(&broker, API.key, parsed, decided));
-        let responses = answered.map(|(resource, answer)| {
+        let mut stored = answers(&broker, API.key, parsed, decided).into_iter();
+        let mut answered = Vec::with_capacity(body.resources.len());
+        for resource in &body.resources {
+            if resource.resource_type != BROKER_LOGGER {
+                answered.extend(stored.next());
+                continue;
+            }
+            // The levels of loggers are this process's alone: nothing is stored of them.
+            let altered = names
+                .once(BROKER_LOGGER, &resource.resource_name)
+                .and_then(|()| broker_logger::alter(resource, this_broker, validate_only));
+            answered.push(answer(&broker, API.key, altered));
+        }
+        let responses = body.resources.into_iter().zip(answered).map(|(resource, answer)| {
             AlterConfigsResourceResponse::default()
                 .with_resource_type(resource.resource_type)
                 .with_resource_name(resource.resource_name)
@@ -46,6 +60,11 @@ fn parse(
     this_broker: BrokerId,
 ) -> Result<(ConfigResource, Vec<ConfigOp>), ControllerError> {
     let known = names.check(resource.resource_type, &resource.resource_name, this_broker)?;
+    Ok((known, ops(resource)?))
+}
+
+/// What is to be done to the settings of a resource.
+pub(super) fn ops(resource: &AlterConfigsResource) -> Result<Vec<ConfigOp>, ControllerError> {
     let op = |config: &AlterableConfig| {
         let op = AlterOp::from_wire(config.config_operation).ok_or_else(|| {
             let why = format!("Unknown operation type {}", config.config_operation);
@@ -57,8 +76,7 @@ fn parse(
             value: config.value.as_ref().map(|v| v.to_string()),
         })
     };
-    let ops = resource.configs.iter().map(op).collect::<Result<Vec<_>, ControllerError>>()?;
-    Ok((known, ops))
+    resource.configs.iter().map(op).collect()
 }
 
 #[cfg(test)]

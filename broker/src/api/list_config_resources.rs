@@ -4,6 +4,7 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::list_config_resources_response::ConfigResource;
 use kafka_protocol::messages::{ApiKey, ListConfigResourcesRequest, ListConfigResourcesResponse};
 
+use super::broker_logger::BROKER_LOGGER;
 use super::{Api, Reply, Request, text};
 
 pub const API: Api =
@@ -12,11 +13,10 @@ pub const API: Api =
 /// Kafka's `ConfigResource.Type`.
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
-const BROKER_LOGGER: i8 = 8;
 const CLIENT_METRICS: i8 = 16;
 const GROUP: i8 = 32;
 
-/// Of the types that a version knows, loggers, client metrics and groups have no settings here.
+/// Of the types that a version knows, client metrics and groups have no settings here.
 fn known(version: i16) -> &'static [i8] {
     if version == 0 { &[CLIENT_METRICS] } else { &[TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP] }
 }
@@ -42,9 +42,9 @@ fn serve(mut request: Request) -> Reply {
         ConfigResource::default().with_resource_type(kind).with_resource_name(text(name))
     };
     let mut resources = Vec::new();
-    if wanted(BROKER) {
+    for kind in [BROKER_LOGGER, BROKER].into_iter().filter(|kind| wanted(*kind)) {
         let here = image.brokers().values().filter(|b| b.listener(&request.conn.listener).is_some());
-        resources.extend(here.map(|b| resource(BROKER, &b.broker_id.to_string())));
+        resources.extend(here.map(|b| resource(kind, &b.broker_id.to_string())));
     }
     if wanted(TOPIC) {
         resources.extend(image.topics().map(|topic| resource(TOPIC, &topic.name)));
@@ -70,12 +70,13 @@ mod tests {
         let fixture = Fixture::new().await;
         fixture.register_broker(2, true).await;
         fixture.create_topic("a", 1).await;
-        let broker = |id: &str| (BROKER, id.to_string());
+        let of = |kind: i8, id: &str| (kind, id.to_string());
+        let loggers = vec![of(BROKER_LOGGER, "1"), of(BROKER_LOGGER, "2")];
         let topic = (TOPIC, "a".to_string());
-        let all = vec![broker("1"), broker("2"), topic.clone()];
+        let all = [loggers.clone(), vec![of(BROKER, "1"), of(BROKER, "2"), topic.clone()]].concat();
         assert_eq!(listed(&fixture, 1, &[]).await, (0, all.clone()));
         assert_eq!(listed(&fixture, 1, &[GROUP, TOPIC]).await, (0, vec![topic]));
-        assert_eq!(listed(&fixture, 1, &[BROKER_LOGGER, CLIENT_METRICS, GROUP]).await, (0, vec![]));
+        assert_eq!(listed(&fixture, 1, &[BROKER_LOGGER, CLIENT_METRICS, GROUP]).await, (0, loggers));
         assert_eq!(
             listed(&fixture, 1, &[TOPIC, 1]).await,
             (ResponseError::UnsupportedVersion.code(), vec![])

@@ -3,23 +3,31 @@
 //! [`TABLE`] is all there is: what is not in it is neither served nor told to clients. A handler decodes the
 //! body, reads the metadata image without a lock, and answers with a [`Reply`].
 
+mod acls;
 mod add_offsets_to_txn;
 mod add_partitions_to_txn;
 mod alter_configs;
+mod alter_partition_reassignments;
+mod alter_replica_log_dirs;
 mod api_versions;
 mod broker;
+mod broker_logger;
 mod create_partitions;
 mod create_topics;
 mod delete_groups;
 mod delete_records;
 mod delete_topics;
+mod describe_client_quotas;
 mod describe_cluster;
 mod describe_configs;
 mod describe_groups;
 mod describe_log_dirs;
 mod describe_producers;
+mod describe_quorum;
 mod describe_topic_partitions;
 mod describe_transactions;
+mod describe_user_scram_credentials;
+mod elect_leaders;
 mod end_txn;
 pub mod fetch;
 mod find_coordinator;
@@ -33,6 +41,7 @@ mod leave_group;
 mod list_config_resources;
 mod list_groups;
 mod list_offsets;
+mod list_partition_reassignments;
 mod list_transactions;
 mod metadata;
 mod offset_commit;
@@ -43,11 +52,14 @@ pub mod partitions;
 mod produce;
 mod request;
 mod sync_group;
+mod telemetry;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod transactions_tests;
 mod txn_offset_commit;
+mod unregister_broker;
+mod update_features;
 pub mod voucher;
 mod write_txn_markers;
 
@@ -117,6 +129,20 @@ pub static TABLE: &[Api] = &[
     describe_producers::API,
     list_config_resources::API,
     describe_topic_partitions::API,
+    acls::DESCRIBE,
+    acls::CREATE,
+    acls::DELETE,
+    alter_replica_log_dirs::API,
+    elect_leaders::API,
+    alter_partition_reassignments::API,
+    list_partition_reassignments::API,
+    describe_client_quotas::API,
+    describe_user_scram_credentials::API,
+    describe_quorum::API,
+    update_features::API,
+    unregister_broker::API,
+    telemetry::GET,
+    telemetry::PUSH,
 ];
 
 /// The row of an API key.
@@ -169,6 +195,20 @@ pub fn name(key: ApiKey) -> &'static str {
         ApiKey::DescribeProducers => "DescribeProducers",
         ApiKey::ListConfigResources => "ListConfigResources",
         ApiKey::DescribeTopicPartitions => "DescribeTopicPartitions",
+        ApiKey::DescribeAcls => "DescribeAcls",
+        ApiKey::CreateAcls => "CreateAcls",
+        ApiKey::DeleteAcls => "DeleteAcls",
+        ApiKey::AlterReplicaLogDirs => "AlterReplicaLogDirs",
+        ApiKey::ElectLeaders => "ElectLeaders",
+        ApiKey::AlterPartitionReassignments => "AlterPartitionReassignments",
+        ApiKey::ListPartitionReassignments => "ListPartitionReassignments",
+        ApiKey::DescribeClientQuotas => "DescribeClientQuotas",
+        ApiKey::DescribeUserScramCredentials => "DescribeUserScramCredentials",
+        ApiKey::DescribeQuorum => "DescribeQuorum",
+        ApiKey::UpdateFeatures => "UpdateFeatures",
+        ApiKey::UnregisterBroker => "UnregisterBroker",
+        ApiKey::GetTelemetrySubscriptions => "GetTelemetrySubscriptions",
+        ApiKey::PushTelemetry => "PushTelemetry",
         _ => "Other",
     }
 }

@@ -1,8 +1,9 @@
 //! The command line's tools for a first look: `chronik topics`, `produce`, `consume`, `groups`,
-//! `transactions`, `log-dirs`.
+//! `transactions`, `configs`, `log-dirs`.
 //!
 //! Each has its options as a clap `Args` and a `run` that brings its own small runtime.
 
+pub mod configs;
 pub mod consume;
 pub mod groups;
 pub mod log_dirs;

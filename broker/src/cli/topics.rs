@@ -189,7 +189,7 @@ async fn describe(client: &mut Client, name: &str, all: bool, out: &mut impl Wri
     table(out, rows)
 }
 
-fn source(source: ConfigSource) -> String {
+pub(super) fn source(source: ConfigSource) -> String {
     match source {
         ConfigSource::Topic => "topic".to_owned(),
         ConfigSource::Broker => "broker, live".to_owned(),

@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 
 use chronik_core::ids::BrokerId;
 
-use chronik_core::metadata::config::{BROKER_SETTINGS, BrokerSetting, Check};
+use chronik_core::metadata::config::table::broker_setting;
+use chronik_core::metadata::config::{BROKER_SETTINGS, BrokerSetting, Check, ConfigKind, FixedSetting};
 
 use super::{Config, EngineChoice, listeners::HostPort};
 use crate::storage::wal::FlushMode;
@@ -99,6 +100,19 @@ impl Key {
             }
         }
         Ok(())
+    }
+}
+
+impl Field {
+    /// The type that DescribeConfigs tells.
+    fn kind(&self) -> ConfigKind {
+        match self {
+            Field::Int { max, .. } if *max <= INT_MAX => ConfigKind::Int,
+            Field::Int { .. } => ConfigKind::Long,
+            Field::Text { rule, .. } if *rule == LISTENERS_RULE => ConfigKind::List,
+            Field::Auto { .. } | Field::OneOf { .. } | Field::Text { .. } => ConfigKind::String,
+            Field::Metadata(setting) => setting.kind,
+        }
     }
 }
 
@@ -214,22 +228,10 @@ static OWN: &[Key] = &[
         "The listener other brokers use. Not set: the first listener.",
     ),
     key(
-        "producer.id.expiration.ms",
-        "86400000",
-        int(1, INT_MAX, |c, n| c.producer_id_expiration_ms = n),
-        "How long an idempotent producer that sends nothing is remembered.",
-    ),
-    key(
         "socket.request.max.bytes",
         "104857600",
         int(64 * KIB, INT_MAX, |c, n| c.request_bytes_max = n as usize),
         "The largest request accepted. A larger one closes its connection.",
-    ),
-    key(
-        "max.connections",
-        "10000",
-        int(1, INT_MAX, |c, n| c.connections_max = n as usize),
-        "Connections open at once on all Kafka listeners together. One more is closed at once.",
     ),
     key(
         "connections.max.idle.ms",
@@ -404,6 +406,18 @@ static OWN: &[Key] = &[
     ),
 ];
 
+/// The keys whose values hold from the broker's start to its stop, and that no metadata knows.
+pub(super) fn fixed() -> Vec<FixedSetting> {
+    let fixed = OWN.iter().filter(|key| broker_setting(key.name).is_none());
+    let setting = |key: &Key| FixedSetting {
+        name: key.name,
+        kind: key.field.kind(),
+        default: (!key.default.is_empty()).then_some(key.default),
+        doc: key.doc,
+    };
+    fixed.map(setting).collect()
+}
+
 /// The key with this name or alias.
 pub fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|k| k.name == name || k.alias == Some(name))
@@ -470,6 +484,19 @@ mod tests {
             key.apply(&mut Config::default(), key.default).unwrap_or_else(|e| panic!("{}: {e}", key.name));
             assert!(listing().contains(key.name) && key.doc.ends_with('.'), "{}", key.name);
         }
+    }
+
+    #[test]
+    fn every_key_is_told_once_by_describe_configs() {
+        let fixed = fixed();
+        let told: Vec<_> =
+            fixed.iter().map(|s| s.name).chain(BROKER_SETTINGS.iter().map(|s| s.name)).collect();
+        let names: BTreeSet<_> = KEYS.iter().map(|k| k.name).collect();
+        assert_eq!((told.len(), told.into_iter().collect::<BTreeSet<_>>()), (names.len(), names));
+        let kind = |name: &str| fixed.iter().find(|s| s.name == name).map(|s| s.kind);
+        assert_eq!(kind("listeners"), Some(ConfigKind::List));
+        assert_eq!(kind("chronik.wal.size.bytes"), Some(ConfigKind::Long));
+        assert_eq!(kind("socket.request.max.bytes"), Some(ConfigKind::Int));
     }
 
     #[test]

@@ -49,9 +49,7 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// The name of one of `listeners`.
     pub inter_broker_listener: String,
-    pub producer_id_expiration_ms: i64,
     pub request_bytes_max: usize,
-    pub connections_max: usize,
     pub connection_idle_ms: u64,
     pub fetch_bytes_max: usize,
     pub fetch_sessions_max: usize,
@@ -293,7 +291,7 @@ impl Config {
     pub fn local(&self) -> LocalConfig {
         let settings =
             self.set_keys.iter().map(|(name, (value, _))| (name.clone(), value.trim().to_string()));
-        LocalConfig { broker_id: self.broker_id, settings: settings.collect() }
+        LocalConfig { broker_id: self.broker_id, settings: settings.collect(), fixed: keys::fixed() }
     }
 
     /// The fields of WAL profiles that are set here, as settings of the cluster. Profiles are metadata: what

@@ -79,7 +79,7 @@ impl ApiMetrics {
 pub struct NetworkMetrics {
     pub connections: Gauge,
     pub connections_accepted: Counter,
-    /// Closed at once, since `max.connections` were open.
+    /// Closed at once, since as many were open as there may be.
     pub connections_refused: Counter,
     /// Closed by the broker: a malformed or oversized request, or one that stalled.
     pub connections_broken: Counter,
@@ -194,7 +194,7 @@ impl Metrics {
             ("connections_accepted", "Connections accepted", &net.connections_accepted),
             (
                 "connections_refused",
-                "Connections closed at once, over max.connections",
+                "Connections closed at once, over max.connections or max.connections.per.ip",
                 &net.connections_refused,
             ),
             (

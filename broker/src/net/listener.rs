@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use chronik_core::metadata::config::broker_value_of;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -28,6 +29,8 @@ pub struct Connections {
 struct Open {
     next: u64,
     activities: HashMap<u64, Arc<Activity>>,
+    /// How many connections there are from each address.
+    from: HashMap<IpAddr, usize>,
     tasks: JoinSet<()>,
     stopping: bool,
 }
@@ -56,14 +59,26 @@ impl Connections {
         }
     }
 
+    /// How many connections there may be just now, in all and from one address. Those that are open stay open when
+    /// a limit is lowered.
+    fn limits(&self) -> (usize, usize) {
+        let image = self.broker.metadata.image();
+        let number = |name: &str| broker_value_of(&image, name).parse().unwrap_or(usize::MAX);
+        (number("max.connections"), number("max.connections.per.ip"))
+    }
+
     fn take(self: &Arc<Self>, stream: tokio::net::TcpStream, peer: SocketAddr, name: &Arc<str>) {
         let network = &self.broker.metrics.network;
+        let (max, max_per_address) = self.limits();
+        let address = peer.ip().to_canonical();
         let mut open = self.open();
         while open.tasks.try_join_next().is_some() {}
-        if open.stopping || open.activities.len() >= self.broker.config.connections_max {
+        let from_there = open.from.get(&address).copied().unwrap_or(0);
+        if open.stopping || open.activities.len() >= max || from_there >= max_per_address {
             network.connections_refused.inc();
             return; // Dropped, and so closed.
         }
+        open.from.insert(address, from_there + 1);
         network.connections_accepted.inc();
         network.connections.inc();
         if let Err(e) = stream.set_nodelay(true) {
@@ -76,7 +91,7 @@ impl Connections {
         let conn = Arc::new(ConnectionInfo::new(peer, name.clone()));
         let this = self.clone();
         open.tasks.spawn(async move {
-            let _closed = Closed { connections: this.clone(), id };
+            let _closed = Closed { connections: this.clone(), id, address };
             connection::serve(stream, conn, this.broker.clone(), this.budget.clone(), activity).await;
         });
     }
@@ -122,11 +137,20 @@ impl Connections {
 struct Closed {
     connections: Arc<Connections>,
     id: u64,
+    address: IpAddr,
 }
 
 impl Drop for Closed {
     fn drop(&mut self) {
-        self.connections.open().activities.remove(&self.id);
+        let mut open = self.connections.open();
+        open.activities.remove(&self.id);
+        if let Some(count) = open.from.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                open.from.remove(&self.address);
+            }
+        }
+        drop(open);
         self.connections.broker.metrics.network.connections.dec();
     }
 }
@@ -135,4 +159,65 @@ impl Drop for Closed {
 pub async fn bind(name: &str, address: &str) -> io::Result<TcpListener> {
     let bound = TcpListener::bind(address).await;
     bound.map_err(|e| io::Error::new(e.kind(), format!("listener {name} cannot bind {address}: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::testing::Fixture;
+    use chronik_core::controller::{AlterOp, ConfigOp, incremental_alter_configs};
+    use chronik_core::metadata::ConfigResource;
+    use tokio::net::TcpStream;
+
+    async fn limit(fixture: &Fixture, name: &str, value: Option<&str>) {
+        let op = if value.is_some() { AlterOp::Set } else { AlterOp::Delete };
+        let op = ConfigOp { name: name.to_string(), op, value: value.map(str::to_string) };
+        let change = [(ConfigResource::BrokerDefault, vec![op])];
+        let store = &fixture.broker.metadata;
+        let decided = store.change(|image| Ok(incremental_alter_configs(image, &change, false))).await;
+        assert_eq!(decided.unwrap()[0].1, Ok(()));
+    }
+
+    async fn until(condition: impl Fn() -> bool) {
+        let met = async {
+            while !condition() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), met).await.unwrap();
+    }
+
+    /// Connects, and tells whether the broker keeps the connection.
+    async fn is_kept(connections: &Connections, address: SocketAddr, open: &mut Vec<TcpStream>) -> bool {
+        let network = &connections.broker.metrics.network;
+        let (accepted, refused) = (network.connections_accepted.get(), network.connections_refused.get());
+        open.push(TcpStream::connect(address).await.unwrap());
+        until(|| network.connections_accepted.get() + network.connections_refused.get() > accepted + refused)
+            .await;
+        network.connections_accepted.get() > accepted
+    }
+
+    #[tokio::test]
+    async fn limits_act_from_the_next_connection_on() {
+        let fixture = Fixture::new().await;
+        let listener = bind("PLAINTEXT", "127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = Connections::new(fixture.broker.clone());
+        tokio::spawn(connections.clone().accept(listener, "PLAINTEXT".into()));
+        let mut open = Vec::new();
+        for _ in 0..2 {
+            assert!(is_kept(&connections, address, &mut open).await);
+        }
+        for name in ["max.connections", "max.connections.per.ip"] {
+            limit(&fixture, name, Some("2")).await;
+            assert!(!is_kept(&connections, address, &mut open).await, "{name}");
+            limit(&fixture, name, None).await;
+        }
+        assert!(is_kept(&connections, address, &mut open).await);
+        // Who has gone counts no more.
+        limit(&fixture, "max.connections.per.ip", Some("1")).await;
+        open.clear();
+        until(|| connections.open().from.is_empty()).await;
+        assert!(is_kept(&connections, address, &mut open).await);
+    }
 }

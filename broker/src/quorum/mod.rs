@@ -13,12 +13,14 @@ mod log;
 mod machine;
 mod network;
 mod snapshot;
+mod state;
 mod store;
 mod types;
 mod wal;
 
 pub use disk::{DiskWal, DiskWalError};
 pub use machine::Publisher;
+pub use state::{QuorumState, ReplicaLog};
 pub use store::{MetadataStore, QuorumError, QuorumOptions};
 pub use types::Voter;
 pub use wal::{Done, MemoryWal, MetaEntry, MetaEntryKind, MetaWal, Replayed};

@@ -18,6 +18,7 @@ use super::log::{LogError, LogStore};
 use super::machine::{Machine, Publisher, Shared};
 use super::network::NoPeers;
 use super::snapshot::{SnapshotDir, SnapshotError};
+use super::state::QuorumState;
 use super::types::{Membership, NodeId, Raft, Voter, broker_id as broker_id_of, node_id};
 use super::wal::{MemoryWal, MetaWal, Replayed};
 
@@ -328,6 +329,11 @@ impl MetadataStore {
         let voters: Vec<NodeId> = metrics.membership_config.membership().voter_ids().collect();
         let caught_up = voters.iter().copied().filter(matched).map(broker_id_of).collect();
         Quorum { voters: voters.into_iter().map(broker_id_of).collect(), caught_up }
+    }
+
+    /// How far everybody is; `None` where another broker leads, and knows.
+    pub fn quorum_state(&self) -> Option<QuorumState> {
+        QuorumState::of(&self.raft.metrics().borrow(), self.applied_offset())
     }
 
     /// Resolves when the quorum has stopped for good: a write or a flush of its log failed, say. The broker

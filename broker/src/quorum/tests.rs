@@ -24,7 +24,7 @@ use crate::storage::wal::{Engine, FlushMode};
 const DISK: DiskUuid = DiskUuid(Uuid::from_u128(0xd15c));
 
 fn local() -> Arc<LocalConfig> {
-    Arc::new(LocalConfig { broker_id: BrokerId(1), settings: Default::default() })
+    Arc::new(LocalConfig { broker_id: BrokerId(1), ..LocalConfig::default() })
 }
 
 fn options(dir: &Path) -> QuorumOptions {
@@ -197,7 +197,7 @@ async fn a_voter_is_a_broker_with_its_disk() {
     let why = refused(other_disk, wal.clone()).await;
     assert!(why.contains("a voter that lost its disk may not vote"), "{why}");
 
-    let local = Arc::new(LocalConfig { broker_id: BrokerId(2), settings: Default::default() });
+    let local = Arc::new(LocalConfig { broker_id: BrokerId(2), ..LocalConfig::default() });
     let why = refused(QuorumOptions { local, ..options(dir.path()) }, wal.clone()).await;
     assert!(why.contains("belongs to broker 1, not to broker 2"), "{why}");
 

@@ -99,7 +99,7 @@ pub struct Bed {
 
 impl Bed {
     pub fn new() -> Bed {
-        let local = LocalConfig { broker_id: BROKER, settings: Default::default() };
+        let local = LocalConfig { broker_id: BROKER, ..LocalConfig::default() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let mut bed = Bed {
             root: temp_dir(),

@@ -48,10 +48,13 @@ pub fn config_resource(resource_type: i8, name: &str) -> Result<ConfigResource, 
                 format!("Node id must be an integer, but it is: {name}"),
             )
         }),
-        other => Err(ControllerError::new(
+        16 => Err(ControllerError::new(
             ErrorCode::InvalidRequest,
-            format!("Resource type {other} has no configuration here"),
+            "Clients' metrics cannot be subscribed to: nothing here receives them",
         )),
+        other => {
+            Err(ControllerError::new(ErrorCode::InvalidRequest, format!("Unknown resource type {other}")))
+        }
     }
 }
 
@@ -305,9 +308,13 @@ fn check(
     if let ConfigResource::Topic(_) = resource {
         return check_topic(image, name, value);
     }
+    let read_only = || ConfigError::ReadOnly { name: name.to_string() };
+    if image.local().fixed(name).is_some() {
+        return Err(read_only());
+    }
     let setting = table::known_broker_setting(name)?;
     if setting.update == Update::ReadOnly {
-        return Err(ConfigError::ReadOnly { name: name.to_string() });
+        return Err(read_only());
     }
     let value = setting.check.check(name, value)?;
     wal_profiles::check_exists(image, name, &value)?;
@@ -418,6 +425,7 @@ mod tests {
         let (_, answers) = incremental_alter_configs(&image, &[(t(), vec![]), (t(), vec![])], false);
         assert_eq!(answers[1].1.as_ref().unwrap_err().code, InvalidRequest);
         assert!(config_resource(4, "x").is_err() && config_resource(8, "1").is_err());
+        assert!(config_resource(16, "m").is_err());
     }
 
     #[test]

@@ -5,10 +5,12 @@
 
 mod brokers;
 mod configs;
+mod elections;
 mod error;
 mod internal;
 mod placement;
 mod producer_ids;
+mod reassignments;
 mod restart;
 mod topics;
 
@@ -16,9 +18,11 @@ pub use brokers::{Registration, change_registration, fence_broker, register_brok
 pub use configs::{
     AlterOp, ConfigOp, PerResource, alter_configs, config_resource, incremental_alter_configs, resource_name,
 };
+pub use elections::{Elected, ElectionType, elect_leaders};
 pub use error::{ControllerError, ErrorCode};
 pub use internal::{create_internal_topic, internal_topic};
 pub use producer_ids::{PRODUCER_ID_BLOCK, ProducerIdBlock, allocate_producer_ids};
+pub use reassignments::check_reassignment;
 pub use restart::{Affected, AffectedList, PostRestart, PreRestart, Quorum, post_restart, pre_restart};
 pub use topics::{
     CreatedTopic, DeletedTopic, NewPartitions, NewTopic, PerTopic, TopicRef, auto_create_topics,

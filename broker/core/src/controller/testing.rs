@@ -26,7 +26,7 @@ pub fn apply(image: &MetadataImage, records: &[MetadataRecord]) -> MetadataImage
 
 /// A cluster of unfenced brokers with their racks, seen by the first.
 pub fn cluster(brokers: &[(i32, Option<&str>)]) -> MetadataImage {
-    let local = LocalConfig { broker_id: BrokerId(brokers[0].0), settings: Default::default() };
+    let local = LocalConfig { broker_id: BrokerId(brokers[0].0), ..LocalConfig::default() };
     let founding =
         [MetadataRecord::Cluster { cluster_id: "c".to_string() }, MetadataRecord::FeatureLevel { level: 1 }];
     let mut image = apply(&MetadataImage::empty(Arc::new(local)), &founding);

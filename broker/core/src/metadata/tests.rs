@@ -125,7 +125,7 @@ fn decide(image: &MetadataImage, op: &Op, fresh: &mut dyn FnMut() -> TopicId) ->
 }
 
 fn local() -> Arc<LocalConfig> {
-    Arc::new(LocalConfig { broker_id: BrokerId(1), settings: Default::default() })
+    Arc::new(LocalConfig { broker_id: BrokerId(1), ..LocalConfig::default() })
 }
 
 fn step(image: &MetadataImage, records: &[MetadataRecord]) -> (MetadataImage, Changes) {

@@ -1,7 +1,7 @@
 //! Every setting with its value and where it came from, for DescribeConfigs.
 
 use super::table::{BROKER_SETTINGS, TOPIC_SETTINGS, Update, broker_setting};
-use super::{ConfigKind, ConfigSource, broker_values, wal_profiles};
+use super::{ConfigKind, ConfigSource, FixedSetting, LocalConfig, broker_values, wal_profiles};
 use crate::ids::BrokerId;
 use crate::metadata::image::MetadataImage;
 use crate::metadata::record::ConfigResource;
@@ -84,18 +84,25 @@ pub fn describe_broker(image: &MetadataImage, broker: BrokerId) -> Vec<ConfigEnt
         })
         .collect();
     entries.extend(wal_profiles::describe(image, false));
-    let others = image.local().settings.iter().filter(|(name, _)| broker_setting(name).is_none());
-    entries.extend(others.filter_map(|(name, value)| {
-        let synonyms = vec![synonym(name, value, ConfigSource::StaticBroker)];
-        let mut e = entry(name, ConfigKind::String, true, synonyms, "Set where the broker was started.")?;
-        if ["password", "secret", "token"].iter().any(|word| name.contains(word)) && !name.ends_with("file") {
-            (e.sensitive, e.value, e.kind) = (true, None, ConfigKind::Password);
-            e.synonyms.iter_mut().for_each(|s| s.value = None);
-        }
-        Some(e)
-    }));
+    entries.extend(image.local().fixed.iter().map(|s| describe_fixed(image.local(), s)));
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     entries
+}
+
+/// As Kafka does, one without a value is told, too.
+fn describe_fixed(local: &LocalConfig, setting: &FixedSetting) -> ConfigEntry {
+    let FixedSetting { name, kind, default, doc } = *setting;
+    let set = local.settings.get(name).map(|v| synonym(name, v, ConfigSource::StaticBroker));
+    let default = default.map(|v| synonym(name, v, ConfigSource::Default));
+    let mut synonyms: Vec<ConfigSynonym> = set.into_iter().chain(default).collect();
+    let sensitive = kind == ConfigKind::Password;
+    if sensitive {
+        synonyms.iter_mut().for_each(|s| s.value = None);
+    }
+    let first = synonyms.first();
+    let value = first.and_then(|s| s.value.clone());
+    let source = first.map_or(ConfigSource::Default, |s| s.source);
+    ConfigEntry { name: name.to_string(), value, source, kind, read_only: true, sensitive, synonyms, doc }
 }
 
 /// What was set on all brokers, sorted by name; nothing else, as in Kafka.
@@ -135,7 +142,17 @@ mod tests {
             ("admin.token".to_string(), "hush".to_string()),
             ("admin.token.file".to_string(), "/etc/token".to_string()),
         ]);
-        let local = Arc::new(LocalConfig::new(BrokerId(1), settings).unwrap());
+        let fixed = |name, kind, default| FixedSetting { name, kind, default, doc: "d" };
+        let local = LocalConfig {
+            fixed: vec![
+                fixed("admin.token", ConfigKind::Password, None),
+                fixed("admin.token.file", ConfigKind::String, None),
+                fixed("broker.rack", ConfigKind::String, None),
+                fixed("requests.max", ConfigKind::Int, Some("7")),
+            ],
+            ..LocalConfig::new(BrokerId(1), settings).unwrap()
+        };
+        let local = Arc::new(local);
         let topic = MetadataRecord::Topic { name: "t".to_string(), topic_id: Default::default() };
         let records = [
             topic,
@@ -166,7 +183,17 @@ mod tests {
         let find = |name: &str| broker.iter().find(|e| e.name == name).unwrap();
         assert_eq!(find("message.max.bytes").value.as_deref(), Some("2000"));
         assert!(find("admin.token").sensitive && find("admin.token").value.is_none());
+        assert!(find("admin.token").synonyms.iter().all(|s| s.value.is_none()));
         assert_eq!(find("admin.token.file").value.as_deref(), Some("/etc/token"));
+        let rack = find("broker.rack");
+        assert_eq!(
+            (rack.value.as_deref(), rack.source, rack.synonyms.len()),
+            (None, ConfigSource::Default, 0)
+        );
+        assert_eq!(
+            (find("requests.max").value.as_deref(), find("requests.max").read_only),
+            (Some("7"), true)
+        );
         assert!(find("num.partitions").read_only);
         assert_eq!(find("chronik.wal.profile.high.policy").value.as_deref(), Some("pipelined"));
 

@@ -49,11 +49,24 @@ pub enum ConfigSource {
 /// Explicitly set static settings by name: file, environment and flags, already merged and validated.
 pub type StaticBrokerConfig = BTreeMap<String, String>;
 
+/// A setting that a broker has from its start to its stop. It is no metadata: the broker tells which there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FixedSetting {
+    pub name: &'static str,
+    /// The value of a [`ConfigKind::Password`] is told to nobody.
+    pub kind: ConfigKind,
+    /// `None`: not set.
+    pub default: Option<&'static str>,
+    pub doc: &'static str,
+}
+
 /// This broker's own, not replicated part of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalConfig {
     pub broker_id: BrokerId,
     pub settings: StaticBrokerConfig,
+    /// The settings that are not in [`BROKER_SETTINGS`].
+    pub fixed: Vec<FixedSetting>,
 }
 
 impl LocalConfig {
@@ -65,7 +78,12 @@ impl LocalConfig {
                 setting.check.check(name, value)?;
             }
         }
-        Ok(LocalConfig { broker_id, settings })
+        Ok(LocalConfig { broker_id, settings, fixed: Vec::new() })
+    }
+
+    /// The setting of this name that cannot be altered while the broker runs.
+    pub fn fixed(&self, name: &str) -> Option<&FixedSetting> {
+        self.fixed.iter().find(|s| s.name == name)
     }
 }
 
@@ -78,9 +96,7 @@ pub enum ConfigError {
     NotSupported { name: String },
     #[error("Invalid value {value} for configuration {name}: {why}")]
     BadValue { name: String, value: String, why: String },
-    #[error(
-        "Cannot update these configs dynamically: [{name}]: it is read-only, set it where the broker is started"
-    )]
+    #[error("Cannot update these configs dynamically: [{name}]")]
     ReadOnly { name: String },
     #[error("{name} can only be set on {on}")]
     WrongResource { name: String, on: &'static str },

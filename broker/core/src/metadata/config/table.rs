@@ -38,7 +38,11 @@ impl Check {
                 _ => Err(bad("Expected value to be either true or false".to_string())),
             },
             Check::Number { min, max } => {
-                let n: i64 = value.parse().map_err(|_| bad("Not a number".to_string()))?;
+                let no_number = || bad(format!("Not a number of type {}", number_type(max)));
+                let n: i64 = value.parse().map_err(|_| no_number())?;
+                if max == INT_MAX && i32::try_from(n).is_err() {
+                    return Err(no_number());
+                }
                 if n < min {
                     return Err(bad(format!("Value must be at least {min}")));
                 }
@@ -64,7 +68,7 @@ impl Check {
             Check::Ratio => match value.parse::<f64>() {
                 Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(value.to_string()),
                 Ok(_) => Err(bad("Value must be between 0 and 1".to_string())),
-                Err(_) => Err(bad("Not a number".to_string())),
+                Err(_) => Err(bad("Not a number of type DOUBLE".to_string())),
             },
             Check::Only { value: only, .. } if value == only => Ok(value.to_string()),
             Check::Only { value: only, why } => Err(bad(format!("only {only} is accepted: {why}"))),
@@ -73,6 +77,17 @@ impl Check {
                 Ok(value.to_string())
             }
         }
+    }
+}
+
+/// Kafka's name of the type that holds numbers up to this one.
+fn number_type(max: i64) -> &'static str {
+    if i16::try_from(max).is_ok() {
+        "SHORT"
+    } else if max <= INT_MAX {
+        "INT"
+    } else {
+        "LONG"
     }
 }
 
@@ -247,7 +262,7 @@ pub const TOPIC_SETTINGS: [TopicSetting; 17] = [
 ];
 
 /// Every setting of brokers that topics or the controller resolve, by name.
-pub const BROKER_SETTINGS: [BrokerSetting; 43] = [
+pub const BROKER_SETTINGS: [BrokerSetting; 46] = [
     BrokerSetting {
         name: "auto.create.topics.enable",
         kind: ConfigKind::Boolean,
@@ -465,6 +480,22 @@ pub const BROKER_SETTINGS: [BrokerSetting; 43] = [
         doc: "How long the file of a segment stays after it was deleted from the log, in milliseconds.",
     },
     BrokerSetting {
+        name: "max.connections",
+        kind: ConfigKind::Int,
+        default: "10000",
+        update: Update::Dynamic,
+        check: POSITIVE_INT,
+        doc: "Connections open at once on all Kafka listeners together. One more is closed at once.",
+    },
+    BrokerSetting {
+        name: "max.connections.per.ip",
+        kind: ConfigKind::Int,
+        default: "2147483647",
+        update: Update::Dynamic,
+        check: POSITIVE_INT,
+        doc: "Connections open at once from one address. One more is closed at once.",
+    },
+    BrokerSetting {
         name: "message.max.bytes",
         kind: ConfigKind::Int,
         default: "1048588",
@@ -535,6 +566,14 @@ pub const BROKER_SETTINGS: [BrokerSetting; 43] = [
         update: Update::ReadOnly,
         check: SEGMENT_BYTES,
         doc: "The segment.bytes of __consumer_offsets, when it is created.",
+    },
+    BrokerSetting {
+        name: "producer.id.expiration.ms",
+        kind: ConfigKind::Int,
+        default: "86400000",
+        update: Update::Dynamic,
+        check: POSITIVE_INT,
+        doc: "How long an idempotent producer that sends nothing is remembered, in milliseconds.",
     },
     BrokerSetting {
         name: "transaction.abort.timed.out.transaction.cleanup.interval.ms",
@@ -667,7 +706,8 @@ mod tests {
         assert!(refused("min.cleanable.dirty.ratio", "1.5").contains("between 0 and 1"));
         let stored = |value| known_topic_setting("cleanup.policy").unwrap().check.check("", value).unwrap();
         assert_eq!([stored("delete , compact"), stored("compact")], ["compact,delete", "compact"]);
-        assert!(refused("max.message.bytes", "2147483648").contains("no more than 2147483647"));
+        assert!(refused("max.message.bytes", "2147483648").ends_with("Not a number of type INT"));
+        assert!(refused("retention.ms", "soon").ends_with("Not a number of type LONG"));
         assert!(refused("message.timestamp.type", "x").contains("CreateTime, LogAppendTime"));
     }
 }

@@ -25,14 +25,13 @@ pub const TOPIC_SETTINGS: [&str; 19] = [
 ];
 
 /// Of brokers: those that Kafka can alter while it runs.
-pub const BROKER_SETTINGS: [&str; 33] = [
+pub const BROKER_SETTINGS: [&str; 29] = [
     "background.threads",
     "compression.gzip.level",
     "compression.lz4.level",
     "compression.zstd.level",
     "follower.replication.throttled.rate",
     "leader.replication.throttled.rate",
-    "listener.security.protocol.map",
     "log.cleaner.io.buffer.load.factor",
     "log.cleaner.io.buffer.size",
     "log.cleaner.threads",
@@ -45,8 +44,6 @@ pub const BROKER_SETTINGS: [&str; 33] = [
     "log.preallocate",
     "log.roll.jitter.ms",
     "max.connection.creation.rate",
-    "max.connections",
-    "max.connections.per.ip",
     "max.connections.per.ip.overrides",
     "metric.reporters",
     "num.io.threads",
@@ -54,7 +51,6 @@ pub const BROKER_SETTINGS: [&str; 33] = [
     "num.recovery.threads.per.data.dir",
     "num.replica.fetchers",
     "principal.builder.class",
-    "producer.id.expiration.ms",
     "remote.log.manager.copier.thread.pool.size",
     "replica.alter.log.dirs.io.max.bytes.per.second",
     "transaction.partition.verification.enable",
