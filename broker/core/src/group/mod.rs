@@ -6,6 +6,8 @@
 //! durable, and if they cannot be, the whole [`Shard`] is dropped and loaded anew.
 
 mod classic;
+mod config;
+mod configs;
 mod describe;
 mod expiry;
 mod offsets;
@@ -16,68 +18,37 @@ mod timers;
 mod turn;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup as DescribedConsumerGroup;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponseGroup;
 use kafka_protocol::messages::{
-    GroupId, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
-    LeaveGroupResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
-    SyncGroupRequest, SyncGroupResponse, TopicName, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
+    ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, GroupId, HeartbeatRequest,
+    HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse,
+    OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, SyncGroupRequest,
+    SyncGroupResponse, TopicName, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
 };
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
 pub use crate::coordinator::{Record as GroupRecord, RecordError, Ticket};
 use classic::{ClassicGroup, State};
+pub use config::{AssignorKind, GroupConfig, MigrationPolicy};
 use offsets::Offsets;
 use record::{GroupValue, Key, OffsetValue};
 use timers::{Timer, Timers};
 use turn::Turn;
 
 use crate::ids::{ProducerEpoch, ProducerId};
+use crate::metadata::{LocalConfig, MetadataImage};
 use crate::record_batch::{EndMarker, Verified};
 
-/// The settings of the coordinator, by Kafka's names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GroupConfig {
-    /// `group.min.session.timeout.ms`
-    pub min_session_timeout_ms: i32,
-    /// `group.max.session.timeout.ms`
-    pub max_session_timeout_ms: i32,
-    /// `group.initial.rebalance.delay.ms`
-    pub initial_rebalance_delay_ms: i32,
-    /// `group.max.size`, in members.
-    pub max_size: usize,
-    /// `offset.metadata.max.bytes`
-    pub offset_metadata_max_bytes: usize,
-    /// `offsets.retention.minutes`, in milliseconds.
-    pub offsets_retention_ms: i64,
-    /// `offsets.retention.check.interval.ms`
-    pub offsets_retention_check_interval_ms: i64,
-    /// `message.max.bytes` of `__consumer_offsets`: what would make a bigger batch is refused, so that no client makes an
-    /// append fail.
-    pub max_batch_bytes: usize,
-}
-
-impl Default for GroupConfig {
-    fn default() -> GroupConfig {
-        GroupConfig {
-            min_session_timeout_ms: 6_000,
-            max_session_timeout_ms: 1_800_000,
-            initial_rebalance_delay_ms: 3_000,
-            max_size: usize::MAX,
-            offset_metadata_max_bytes: 4_096,
-            offsets_retention_ms: 7 * 24 * 3_600_000,
-            offsets_retention_check_interval_ms: 600_000,
-            max_batch_bytes: 1_048_576,
-        }
-    }
-}
-
-/// Who sends a JoinGroup.
+/// Who sends a JoinGroup or a ConsumerGroupHeartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     pub client_id: String,
@@ -92,6 +63,7 @@ pub enum Call {
     SyncGroup(SyncGroupRequest, i16),
     Heartbeat(HeartbeatRequest, i16),
     LeaveGroup(LeaveGroupRequest, i16),
+    ConsumerGroupHeartbeat(ConsumerGroupHeartbeatRequest, i16, Caller),
     OffsetCommit(OffsetCommitRequest, i16),
     /// With the word of the transaction's coordinator, which is for the log: it is handed on only where the log would take it.
     TxnOffsetCommit(TxnOffsetCommitRequest, Verified),
@@ -101,6 +73,7 @@ pub enum Call {
     OffsetFetch(OffsetFetchRequestGroup, bool, i16),
     OffsetDelete(OffsetDeleteRequest),
     DescribeGroup(GroupId, i16),
+    ConsumerGroupDescribe(GroupId, i16),
     /// Empty filters let everything through.
     ListGroups {
         states: Vec<String>,
@@ -117,12 +90,15 @@ pub enum Answer {
     SyncGroup(SyncGroupResponse),
     Heartbeat(HeartbeatResponse),
     LeaveGroup(LeaveGroupResponse),
+    ConsumerGroupHeartbeat(ConsumerGroupHeartbeatResponse),
     OffsetCommit(OffsetCommitResponse),
     TxnOffsetCommit(TxnOffsetCommitResponse),
     Marker,
     OffsetFetch(OffsetFetchResponseGroup),
     OffsetDelete(OffsetDeleteResponse),
     DescribeGroup(DescribedGroup),
+    /// Without the authorized operations.
+    ConsumerGroupDescribe(DescribedConsumerGroup),
     ListGroups(Vec<ListedGroup>),
     DeleteGroup(DeletableGroupResult),
     TopicsDeleted,
@@ -140,7 +116,7 @@ pub struct Step {
     pub answers: Vec<(Ticket, Answer)>,
 }
 
-/// How much a shard holds: groups by state, and committed offsets.
+/// How much a shard holds: classic groups by state, groups of the consumer protocol, and committed offsets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub empty: usize,
@@ -149,7 +125,17 @@ pub struct Counts {
     pub stable: usize,
     /// Kafka has this state; here a dead group is gone.
     pub dead: usize,
+    pub consumer: ConsumerCounts,
     pub offsets: usize,
+}
+
+/// Groups of the consumer protocol, by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConsumerCounts {
+    pub empty: usize,
+    pub assigning: usize,
+    pub reconciling: usize,
+    pub stable: usize,
 }
 
 /// Classic groups, by id.
@@ -159,6 +145,7 @@ type Groups = BTreeMap<StrBytes, ClassicGroup>;
 #[derive(Debug)]
 pub struct Shard {
     config: GroupConfig,
+    image: Arc<MetadataImage>,
     groups: Groups,
     offsets: Offsets,
     timers: Timers,
@@ -166,7 +153,19 @@ pub struct Shard {
 
 impl Shard {
     pub fn new(config: GroupConfig) -> Shard {
-        Shard { config, groups: Groups::new(), offsets: Offsets::default(), timers: Timers::default() }
+        Shard {
+            config,
+            image: Arc::new(MetadataImage::empty(Arc::new(LocalConfig::default()))),
+            groups: Groups::new(),
+            offsets: Offsets::default(),
+            timers: Timers::default(),
+        }
+    }
+
+    /// What topics there are now, and what is set for groups: told before [`Shard::loaded`], and at each change.
+    pub fn metadata(&mut self, _now_ms: i64, image: Arc<MetadataImage>) -> Step {
+        self.image = image;
+        Step::default()
     }
 
     /// Loading, in the order of offsets. `producer` is the one whose transaction the record belongs to.
@@ -219,7 +218,7 @@ impl Shard {
     /// `now_ms` since 1970 goes into records, and sessions are measured by it: it should not jump. `random` becomes
     /// part of a new member's id.
     pub fn handle(&mut self, now_ms: i64, ticket: Ticket, call: Call, random: Uuid) -> Step {
-        let Shard { config, groups, offsets, timers } = self;
+        let Shard { config, image: _, groups, offsets, timers } = self;
         let mut turn = Turn::new(now_ms, config, timers);
         let answer = match call {
             Call::JoinGroup(request, version, caller) => {
@@ -233,6 +232,12 @@ impl Shard {
             Call::Heartbeat(request, _) => Answer::Heartbeat(classic::heartbeat(&mut turn, groups, &request)),
             Call::LeaveGroup(request, version) => {
                 Answer::LeaveGroup(classic::leave_group(&mut turn, groups, &request, version))
+            }
+            Call::ConsumerGroupHeartbeat(..) => {
+                let error = ResponseError::UnsupportedVersion.code();
+                Answer::ConsumerGroupHeartbeat(
+                    ConsumerGroupHeartbeatResponse::default().with_error_code(error),
+                )
             }
             Call::OffsetCommit(request, version) => {
                 Answer::OffsetCommit(offsets::commit(&mut turn, groups, offsets, &request, version))
@@ -254,6 +259,11 @@ impl Shard {
             Call::DescribeGroup(id, version) => {
                 Answer::DescribeGroup(describe::describe(groups, id, version))
             }
+            Call::ConsumerGroupDescribe(id, _) => {
+                let error = ResponseError::UnsupportedVersion.code();
+                let group = DescribedConsumerGroup::default().with_group_id(id).with_error_code(error);
+                Answer::ConsumerGroupDescribe(group)
+            }
             Call::ListGroups { states, types } => Answer::ListGroups(describe::list(groups, &states, &types)),
             Call::DeleteGroup(id) => {
                 Answer::DeleteGroup(expiry::delete_group(&mut turn, groups, offsets, id))
@@ -269,7 +279,7 @@ impl Shard {
 
     /// Sessions, joins and syncs that end by the clock, and the expiry of offsets.
     pub fn tick(&mut self, now_ms: i64) -> Step {
-        let Shard { config, groups, offsets, timers } = self;
+        let Shard { config, image: _, groups, offsets, timers } = self;
         let mut turn = Turn::new(now_ms, config, timers);
         while let Some(timer) = turn.timers.pop(now_ms) {
             match timer {
