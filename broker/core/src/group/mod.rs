@@ -1,5 +1,5 @@
-//! Consumer groups of one partition of `__consumer_offsets`: classic groups and committed offsets, as Apache Kafka's
-//! group coordinator has them.
+//! Consumer groups of one partition of `__consumer_offsets`, and committed offsets, as Apache Kafka's group coordinator has
+//! them: classic groups, and those of the consumer protocol (KIP-848).
 //!
 //! Requests and time go in; records for the log and answers come out ([`Step`]). State changes at once and never
 //! goes back: an answer is given to its client only when the step's records, and those of all steps before it, are
@@ -8,7 +8,9 @@
 mod classic;
 mod config;
 mod configs;
+mod consumer;
 mod describe;
+mod embedded;
 mod expiry;
 mod offsets;
 mod record;
@@ -20,7 +22,6 @@ mod turn;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup as DescribedConsumerGroup;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
@@ -37,10 +38,11 @@ use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
 pub use crate::coordinator::{Record as GroupRecord, RecordError, Ticket};
-use classic::{ClassicGroup, State};
+use classic::ClassicGroup;
 pub use config::{AssignorKind, GroupConfig, MigrationPolicy};
+use consumer::ConsumerGroup;
 use offsets::Offsets;
-use record::{GroupValue, Key, OffsetValue};
+use record::{ConsumerRecord, GroupValue, Key, OffsetValue};
 use timers::{Timer, Timers};
 use turn::Turn;
 
@@ -138,8 +140,14 @@ pub struct ConsumerCounts {
     pub stable: usize,
 }
 
-/// Classic groups, by id.
-type Groups = BTreeMap<StrBytes, ClassicGroup>;
+#[derive(Debug)]
+enum Group {
+    Classic(ClassicGroup),
+    Consumer(ConsumerGroup),
+}
+
+/// All groups, by id.
+type Groups = BTreeMap<StrBytes, Group>;
 
 /// All groups of one partition of `__consumer_offsets`.
 #[derive(Debug)]
@@ -165,6 +173,11 @@ impl Shard {
     /// What topics there are now, and what is set for groups: told before [`Shard::loaded`], and at each change.
     pub fn metadata(&mut self, _now_ms: i64, image: Arc<MetadataImage>) -> Step {
         self.image = image;
+        for group in self.groups.values_mut() {
+            if let Group::Consumer(group) = group {
+                group.metadata_changed();
+            }
+        }
         Step::default()
     }
 
@@ -184,20 +197,43 @@ impl Shard {
                 // There is no other record of a group that only commits offsets.
                 if !self.groups.contains_key(&group) {
                     let simple = ClassicGroup::new(group.clone(), value.commit_timestamp_ms);
-                    self.groups.insert(group.clone(), simple);
+                    self.groups.insert(group.clone(), Group::Classic(simple));
                 }
                 self.offsets.put(producer, &group, &topic, partition, value);
             }
             (Key::Offset { group, topic, partition }, None) => self.offsets.remove(&group, &topic, partition),
             (Key::Group(id), Some(value)) => {
                 let group = ClassicGroup::load(id.clone(), GroupValue::decode(value)?)?;
-                self.groups.insert(id, group);
+                self.groups.insert(id, Group::Classic(group));
             }
             (Key::Group(id), None) => {
-                self.groups.remove(&id);
+                if let Some(Group::Classic(_)) = self.groups.get(&id) {
+                    self.groups.remove(&id);
+                }
+            }
+            (Key::Consumer(id, key), value) => {
+                let is_tombstone = value.is_none();
+                self.replay_consumer(id, ConsumerRecord::decode(key, value)?, is_tombstone);
             }
         }
         Ok(())
+    }
+
+    fn replay_consumer(&mut self, id: StrBytes, record: ConsumerRecord, is_tombstone: bool) {
+        match self.groups.get_mut(&id) {
+            Some(Group::Consumer(_)) if record == ConsumerRecord::Epoch(None) => {
+                self.groups.remove(&id);
+            }
+            Some(Group::Consumer(group)) => group.apply(record),
+            // Of a group that has gone, or is a classic one now.
+            _ if is_tombstone => {}
+            // One that only committed offsets, so far.
+            _ => {
+                let mut group = ConsumerGroup::new(id.clone());
+                group.apply(record);
+                self.groups.insert(id, Group::Consumer(group));
+            }
+        }
     }
 
     /// Loading: here a producer's transaction ended.
@@ -207,9 +243,12 @@ impl Shard {
 
     /// Everything is replayed: the sessions of all members begin anew.
     pub fn loaded(&mut self, now_ms: i64) -> Step {
-        let mut turn = Turn::new(now_ms, &self.config, &mut self.timers);
+        let mut turn = Turn::new(now_ms, &self.config, &self.image, &mut self.timers);
         for group in self.groups.values_mut() {
-            group.loaded(&mut turn);
+            match group {
+                Group::Classic(group) => group.loaded(&mut turn),
+                Group::Consumer(group) => group.loaded(&mut turn),
+            }
         }
         schedule_expiry(&mut turn);
         turn.step
@@ -218,8 +257,8 @@ impl Shard {
     /// `now_ms` since 1970 goes into records, and sessions are measured by it: it should not jump. `random` becomes
     /// part of a new member's id.
     pub fn handle(&mut self, now_ms: i64, ticket: Ticket, call: Call, random: Uuid) -> Step {
-        let Shard { config, image: _, groups, offsets, timers } = self;
-        let mut turn = Turn::new(now_ms, config, timers);
+        let Shard { config, image, groups, offsets, timers } = self;
+        let mut turn = Turn::new(now_ms, config, image, timers);
         let answer = match call {
             Call::JoinGroup(request, version, caller) => {
                 classic::join_group(&mut turn, groups, (ticket, version), &request, caller, random);
@@ -233,11 +272,10 @@ impl Shard {
             Call::LeaveGroup(request, version) => {
                 Answer::LeaveGroup(classic::leave_group(&mut turn, groups, &request, version))
             }
-            Call::ConsumerGroupHeartbeat(..) => {
-                let error = ResponseError::UnsupportedVersion.code();
-                Answer::ConsumerGroupHeartbeat(
-                    ConsumerGroupHeartbeatResponse::default().with_error_code(error),
-                )
+            Call::ConsumerGroupHeartbeat(request, version, caller) => {
+                let heartbeat = (&request, version);
+                let response = consumer::heartbeat(&mut turn, groups, heartbeat, &caller, random);
+                Answer::ConsumerGroupHeartbeat(response)
             }
             Call::OffsetCommit(request, version) => {
                 Answer::OffsetCommit(offsets::commit(&mut turn, groups, offsets, &request, version))
@@ -259,10 +297,8 @@ impl Shard {
             Call::DescribeGroup(id, version) => {
                 Answer::DescribeGroup(describe::describe(groups, id, version))
             }
-            Call::ConsumerGroupDescribe(id, _) => {
-                let error = ResponseError::UnsupportedVersion.code();
-                let group = DescribedConsumerGroup::default().with_group_id(id).with_error_code(error);
-                Answer::ConsumerGroupDescribe(group)
+            Call::ConsumerGroupDescribe(id, version) => {
+                Answer::ConsumerGroupDescribe(consumer::describe(&turn, groups, id, version))
             }
             Call::ListGroups { states, types } => Answer::ListGroups(describe::list(groups, &states, &types)),
             Call::DeleteGroup(id) => {
@@ -279,23 +315,37 @@ impl Shard {
 
     /// Sessions, joins and syncs that end by the clock, and the expiry of offsets.
     pub fn tick(&mut self, now_ms: i64) -> Step {
-        let Shard { config, image: _, groups, offsets, timers } = self;
-        let mut turn = Turn::new(now_ms, config, timers);
+        let Shard { config, image, groups, offsets, timers } = self;
+        let mut turn = Turn::new(now_ms, config, image, timers);
         while let Some(timer) = turn.timers.pop(now_ms) {
             match timer {
                 Timer::Join(id) => {
-                    if let Some(group) = groups.get_mut(&id) {
+                    if let Some(Group::Classic(group)) = groups.get_mut(&id) {
                         group.join_time_is_up(&mut turn);
                     }
                 }
                 Timer::Sync(id) => {
-                    if let Some(group) = groups.get_mut(&id) {
+                    if let Some(Group::Classic(group)) = groups.get_mut(&id) {
                         group.sync_time_is_up(&mut turn);
                     }
                 }
-                Timer::Session(id, member_id) => {
-                    if let Some(group) = groups.get_mut(&id) {
-                        group.session_is_over(&mut turn, &member_id);
+                Timer::Session(id, member_id) => match groups.get_mut(&id) {
+                    Some(Group::Classic(group)) => group.session_is_over(&mut turn, &member_id),
+                    Some(Group::Consumer(_)) => consumer::fence(&mut turn, groups, &id, &[member_id]),
+                    None => {}
+                },
+                Timer::Revocation(id, member_id) => {
+                    if let Some(Group::Consumer(group)) = groups.get(&id)
+                        && group.revocation_is_overdue(&member_id)
+                    {
+                        consumer::fence(&mut turn, groups, &id, &[member_id]);
+                    }
+                }
+                Timer::MemberJoin(id, member_id) | Timer::MemberSync(id, member_id) => {
+                    if let Some(Group::Consumer(group)) = groups.get(&id)
+                        && group.is_of_classic_protocol(&member_id)
+                    {
+                        consumer::fence(&mut turn, groups, &id, &[member_id]);
                     }
                 }
                 Timer::OffsetExpiry => {
@@ -311,12 +361,21 @@ impl Shard {
     pub fn counts(&self) -> Counts {
         let mut counts = Counts { offsets: self.offsets.count(), ..Counts::default() };
         for group in self.groups.values() {
-            match group.state() {
-                State::Empty => counts.empty += 1,
-                State::PreparingRebalance(_) => counts.preparing_rebalance += 1,
-                State::CompletingRebalance => counts.completing_rebalance += 1,
-                State::Stable => counts.stable += 1,
-            }
+            let count = match group {
+                Group::Classic(group) => match group.state() {
+                    classic::State::Empty => &mut counts.empty,
+                    classic::State::PreparingRebalance(_) => &mut counts.preparing_rebalance,
+                    classic::State::CompletingRebalance => &mut counts.completing_rebalance,
+                    classic::State::Stable => &mut counts.stable,
+                },
+                Group::Consumer(group) => match group.state() {
+                    consumer::State::Empty => &mut counts.consumer.empty,
+                    consumer::State::Assigning => &mut counts.consumer.assigning,
+                    consumer::State::Reconciling => &mut counts.consumer.reconciling,
+                    consumer::State::Stable => &mut counts.consumer.stable,
+                },
+            };
+            *count += 1;
         }
         counts
     }
@@ -330,4 +389,21 @@ impl Shard {
 fn schedule_expiry(turn: &mut Turn<'_>) {
     let at_ms = turn.now_ms.saturating_add(turn.config.offsets_retention_check_interval_ms.max(1));
     turn.timers.schedule(Timer::OffsetExpiry, at_ms);
+}
+
+/// What both kinds of groups have in common.
+impl Group {
+    fn is_empty(&self) -> bool {
+        match self {
+            Group::Classic(group) => group.is_empty(),
+            Group::Consumer(group) => group.is_empty(),
+        }
+    }
+
+    fn is_subscribed_to(&self, topic: &StrBytes) -> bool {
+        match self {
+            Group::Classic(group) => group.is_subscribed_to(topic),
+            Group::Consumer(group) => group.is_subscribed_to(topic),
+        }
+    }
 }
