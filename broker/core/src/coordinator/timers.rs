@@ -31,6 +31,13 @@ impl<T: Clone + Ord + Hash> Timers<T> {
         }
     }
 
+    /// As [`Timers::schedule`], if there is no such deadline yet.
+    pub fn schedule_if_absent(&mut self, timer: T, at_ms: i64) {
+        if !self.deadlines.contains_key(&timer) {
+            self.schedule(timer, at_ms);
+        }
+    }
+
     pub fn cancel(&mut self, timer: T) {
         if let Some(at_ms) = self.deadlines.remove(&timer) {
             self.due.remove(&(at_ms, timer));

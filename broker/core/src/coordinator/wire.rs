@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::protocol::StrBytes;
+use uuid::Uuid;
 
 use super::RecordError;
 
@@ -17,9 +18,14 @@ pub(crate) struct Writer(BytesMut);
 
 impl Writer {
     pub fn new(version: i16) -> Writer {
-        let mut bytes = BytesMut::new();
-        bytes.put_i16(version);
-        Writer(bytes)
+        let mut writer = Writer::inner();
+        writer.i16(version);
+        writer
+    }
+
+    /// Of a part that has no version of its own: a tagged field.
+    pub fn inner() -> Writer {
+        Writer(BytesMut::new())
     }
 
     pub fn i8(&mut self, value: i8) {
@@ -64,6 +70,23 @@ impl Writer {
         self.0.put_slice(text.as_bytes());
     }
 
+    /// Must be [`writable`].
+    pub fn compact_string_or_null(&mut self, text: Option<&str>) {
+        match text {
+            Some(text) => self.compact_string(text),
+            None => self.compact_null(),
+        }
+    }
+
+    pub fn compact_bytes(&mut self, bytes: &[u8]) {
+        self.compact_array(bytes.len());
+        self.0.put_slice(bytes);
+    }
+
+    pub fn uuid(&mut self, uuid: Uuid) {
+        self.0.put_slice(uuid.as_bytes());
+    }
+
     /// How many elements follow.
     pub fn compact_array(&mut self, length: usize) {
         self.varint(length as u32 + 1);
@@ -79,7 +102,7 @@ impl Writer {
         }
     }
 
-    /// A flexible array that is null.
+    /// A flexible array or string that is null.
     pub fn compact_null(&mut self) {
         self.varint(0);
     }
@@ -137,6 +160,10 @@ impl<'a> Reader<'a> {
 
     pub fn i64(&mut self) -> Result<i64> {
         self.fixed().map(i64::from_be_bytes)
+    }
+
+    pub fn uuid(&mut self) -> Result<Uuid> {
+        self.fixed().map(Uuid::from_bytes)
     }
 
     pub fn string(&mut self) -> Result<StrBytes> {

@@ -6,26 +6,27 @@ use kafka_protocol::messages::describe_groups_response::{DescribedGroup, Describ
 use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::protocol::StrBytes;
 
-use super::Groups;
-use super::classic::{ClassicGroup, State};
+use super::classic::{CONSUMER, ClassicGroup, State};
+use super::{Group, Groups};
 
 /// What a group that does not exist is said to be.
 const DEAD: &str = "Dead";
-/// The type of classic groups, in answers and in filters.
-const CLASSIC: &str = "classic";
+/// The types of groups, in answers and in filters.
+const CLASSIC_TYPE: &str = "classic";
+const CONSUMER_TYPE: &str = "consumer";
 
-/// One group of a DescribeGroups. Below version 6 a group that is not there is no error.
+/// One group of a DescribeGroups, which is for classic groups. Below version 6 a group that is not there is no error.
 pub(super) fn describe(groups: &Groups, id: GroupId, version: i16) -> DescribedGroup {
-    match groups.get(&id.0) {
-        Some(group) => of_classic(group).with_group_id(id),
-        None if version >= 6 => {
-            let message = StrBytes::from_string(format!("Group {} not found.", id.as_str()));
-            unknown(id)
-                .with_error_code(ResponseError::GroupIdNotFound.code())
-                .with_error_message(Some(message))
-        }
-        None => unknown(id),
+    let why = match groups.get(&id.0) {
+        Some(Group::Classic(group)) => return of_classic(group).with_group_id(id),
+        Some(Group::Consumer(_)) => "is not a classic group",
+        None => "not found",
+    };
+    if version < 6 {
+        return unknown(id);
     }
+    let message = StrBytes::from_string(format!("Group {} {why}.", id.as_str()));
+    unknown(id).with_error_code(ResponseError::GroupIdNotFound.code()).with_error_message(Some(message))
 }
 
 fn unknown(id: GroupId) -> DescribedGroup {
@@ -53,18 +54,23 @@ fn of_classic(group: &ClassicGroup) -> DescribedGroup {
 
 /// Both filters do not mind the case. A type that nobody knows lets nothing through.
 pub(super) fn list(groups: &Groups, states: &[String], types: &[String]) -> Vec<ListedGroup> {
-    if !types.is_empty() && !types.iter().any(|name| name.eq_ignore_ascii_case(CLASSIC)) {
-        return Vec::new();
-    }
-    let passes = |group: &&ClassicGroup| {
-        states.is_empty() || states.iter().any(|name| name.trim().eq_ignore_ascii_case(group.state().name()))
+    let among = |names: &[String], name: &str| {
+        names.is_empty() || names.iter().any(|wanted| wanted.trim().eq_ignore_ascii_case(name))
     };
-    let listed = groups.values().filter(passes).map(|group| {
+    let listed = groups.iter().map(|(id, group)| {
+        let (of_type, state, protocol_type) = match group {
+            Group::Classic(group) => {
+                (CLASSIC_TYPE, group.state().name(), group.protocol_type().cloned().unwrap_or_default())
+            }
+            Group::Consumer(group) => {
+                (CONSUMER_TYPE, group.state().name(), StrBytes::from_static_str(CONSUMER))
+            }
+        };
         ListedGroup::default()
-            .with_group_id(GroupId(group.id().clone()))
-            .with_protocol_type(group.protocol_type().cloned().unwrap_or_default())
-            .with_group_state(StrBytes::from_static_str(group.state().name()))
-            .with_group_type(StrBytes::from_static_str(CLASSIC))
+            .with_group_id(GroupId(id.clone()))
+            .with_protocol_type(protocol_type)
+            .with_group_state(StrBytes::from_static_str(state))
+            .with_group_type(StrBytes::from_static_str(of_type))
     });
-    listed.collect()
+    listed.filter(|group| among(types, &group.group_type) && among(states, &group.group_state)).collect()
 }

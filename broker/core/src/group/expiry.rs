@@ -5,11 +5,11 @@ use kafka_protocol::messages::GroupId;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::protocol::StrBytes;
 
-use super::Groups;
 use super::classic::{ClassicGroup, State};
 use super::offsets::{GroupOffsets, Offsets};
 use super::record::{self, OffsetValue};
 use super::turn::Turn;
+use super::{Group, Groups};
 
 /// Every `offsets.retention.check.interval.ms`.
 pub(super) fn expire(turn: &mut Turn<'_>, groups: &mut Groups, offsets: &mut Offsets) {
@@ -32,7 +32,7 @@ pub(super) fn expire(turn: &mut Turn<'_>, groups: &mut Groups, offsets: &mut Off
 /// What a transaction is about to renew does not expire.
 fn expired(
     turn: &Turn<'_>,
-    group: &ClassicGroup,
+    group: &Group,
     committed: &GroupOffsets,
     is_pending: impl Fn(&StrBytes, i32) -> bool,
 ) -> Vec<(StrBytes, i32)> {
@@ -51,22 +51,35 @@ fn expired(
 }
 
 /// From when on a group's offsets are retained for `offsets.retention.minutes`; None while they do not expire at all.
-fn retention(group: &ClassicGroup) -> Option<impl Fn(&OffsetValue) -> i64> {
-    let since_ms = match (group.protocol_type(), group.state()) {
-        // A simple group has no members by whose absence one could tell that it is not used.
-        (None, _) => None,
-        (Some(_), State::Empty) => group.state_since_ms(),
-        // Consumers that are there keep what they are subscribed to; the rest may go.
-        (Some(_), State::Stable) if group.is_of_consumers() && group.knows_subscriptions() => None,
-        _ => return None,
+fn retention(group: &Group) -> Option<impl Fn(&OffsetValue) -> i64> {
+    let since_ms = match group {
+        // Its members keep what they are subscribed to; the rest may go.
+        Group::Consumer(_) => None,
+        Group::Classic(group) => classic_retention(group)?,
     };
     Some(move |value: &OffsetValue| since_ms.unwrap_or(value.commit_timestamp_ms))
 }
 
+/// None within if it is the time of the commit that counts.
+fn classic_retention(group: &ClassicGroup) -> Option<Option<i64>> {
+    match (group.protocol_type(), group.state()) {
+        // A simple group has no members by whose absence one could tell that it is not used.
+        (None, _) => Some(None),
+        (Some(_), State::Empty) => Some(group.state_since_ms()),
+        // Consumers that are there keep what they are subscribed to; the rest may go.
+        (Some(_), State::Stable) if group.is_of_consumers() && group.knows_subscriptions() => Some(None),
+        _ => None,
+    }
+}
+
 fn remove(turn: &mut Turn<'_>, groups: &mut Groups, id: &StrBytes) {
-    if let Some(group) = groups.remove(id) {
-        group.cancel_timers(turn);
-        turn.record(record::group_key(id), None);
+    match groups.remove(id) {
+        Some(Group::Classic(group)) => {
+            group.cancel_timers(turn);
+            turn.record(record::group_key(id), None);
+        }
+        Some(Group::Consumer(group)) => turn.step.records.extend(group.tombstones()),
+        None => {}
     }
 }
 

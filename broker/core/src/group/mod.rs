@@ -1,12 +1,16 @@
-//! Consumer groups of one partition of `__consumer_offsets`: classic groups and committed offsets, as Apache Kafka's
-//! group coordinator has them.
+//! Consumer groups of one partition of `__consumer_offsets`, and committed offsets, as Apache Kafka's group coordinator has
+//! them: classic groups, and those of the consumer protocol (KIP-848).
 //!
 //! Requests and time go in; records for the log and answers come out ([`Step`]). State changes at once and never
 //! goes back: an answer is given to its client only when the step's records, and those of all steps before it, are
 //! durable, and if they cannot be, the whole [`Shard`] is dropped and loaded anew.
 
 mod classic;
+mod config;
+mod configs;
+mod consumer;
 mod describe;
+mod embedded;
 mod expiry;
 mod offsets;
 mod record;
@@ -16,68 +20,37 @@ mod timers;
 mod turn;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup as DescribedConsumerGroup;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponseGroup;
 use kafka_protocol::messages::{
-    GroupId, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
-    LeaveGroupResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
-    SyncGroupRequest, SyncGroupResponse, TopicName, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
+    ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, GroupId, HeartbeatRequest,
+    HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse,
+    OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, SyncGroupRequest,
+    SyncGroupResponse, TopicName, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
 };
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
 pub use crate::coordinator::{Record as GroupRecord, RecordError, Ticket};
-use classic::{ClassicGroup, State};
+use classic::ClassicGroup;
+pub use config::{AssignorKind, GroupConfig, MigrationPolicy};
+use consumer::ConsumerGroup;
 use offsets::Offsets;
-use record::{GroupValue, Key, OffsetValue};
+use record::{ConsumerRecord, GroupValue, Key, OffsetValue};
 use timers::{Timer, Timers};
 use turn::Turn;
 
 use crate::ids::{ProducerEpoch, ProducerId};
+use crate::metadata::{LocalConfig, MetadataImage};
 use crate::record_batch::{EndMarker, Verified};
 
-/// The settings of the coordinator, by Kafka's names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GroupConfig {
-    /// `group.min.session.timeout.ms`
-    pub min_session_timeout_ms: i32,
-    /// `group.max.session.timeout.ms`
-    pub max_session_timeout_ms: i32,
-    /// `group.initial.rebalance.delay.ms`
-    pub initial_rebalance_delay_ms: i32,
-    /// `group.max.size`, in members.
-    pub max_size: usize,
-    /// `offset.metadata.max.bytes`
-    pub offset_metadata_max_bytes: usize,
-    /// `offsets.retention.minutes`, in milliseconds.
-    pub offsets_retention_ms: i64,
-    /// `offsets.retention.check.interval.ms`
-    pub offsets_retention_check_interval_ms: i64,
-    /// `message.max.bytes` of `__consumer_offsets`: what would make a bigger batch is refused, so that no client makes an
-    /// append fail.
-    pub max_batch_bytes: usize,
-}
-
-impl Default for GroupConfig {
-    fn default() -> GroupConfig {
-        GroupConfig {
-            min_session_timeout_ms: 6_000,
-            max_session_timeout_ms: 1_800_000,
-            initial_rebalance_delay_ms: 3_000,
-            max_size: usize::MAX,
-            offset_metadata_max_bytes: 4_096,
-            offsets_retention_ms: 7 * 24 * 3_600_000,
-            offsets_retention_check_interval_ms: 600_000,
-            max_batch_bytes: 1_048_576,
-        }
-    }
-}
-
-/// Who sends a JoinGroup.
+/// Who sends a JoinGroup or a ConsumerGroupHeartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     pub client_id: String,
@@ -92,6 +65,7 @@ pub enum Call {
     SyncGroup(SyncGroupRequest, i16),
     Heartbeat(HeartbeatRequest, i16),
     LeaveGroup(LeaveGroupRequest, i16),
+    ConsumerGroupHeartbeat(ConsumerGroupHeartbeatRequest, i16, Caller),
     OffsetCommit(OffsetCommitRequest, i16),
     /// With the word of the transaction's coordinator, which is for the log: it is handed on only where the log would take it.
     TxnOffsetCommit(TxnOffsetCommitRequest, Verified),
@@ -101,6 +75,7 @@ pub enum Call {
     OffsetFetch(OffsetFetchRequestGroup, bool, i16),
     OffsetDelete(OffsetDeleteRequest),
     DescribeGroup(GroupId, i16),
+    ConsumerGroupDescribe(GroupId, i16),
     /// Empty filters let everything through.
     ListGroups {
         states: Vec<String>,
@@ -117,12 +92,15 @@ pub enum Answer {
     SyncGroup(SyncGroupResponse),
     Heartbeat(HeartbeatResponse),
     LeaveGroup(LeaveGroupResponse),
+    ConsumerGroupHeartbeat(ConsumerGroupHeartbeatResponse),
     OffsetCommit(OffsetCommitResponse),
     TxnOffsetCommit(TxnOffsetCommitResponse),
     Marker,
     OffsetFetch(OffsetFetchResponseGroup),
     OffsetDelete(OffsetDeleteResponse),
     DescribeGroup(DescribedGroup),
+    /// Without the authorized operations.
+    ConsumerGroupDescribe(DescribedConsumerGroup),
     ListGroups(Vec<ListedGroup>),
     DeleteGroup(DeletableGroupResult),
     TopicsDeleted,
@@ -140,7 +118,7 @@ pub struct Step {
     pub answers: Vec<(Ticket, Answer)>,
 }
 
-/// How much a shard holds: groups by state, and committed offsets.
+/// How much a shard holds: classic groups by state, groups of the consumer protocol, and committed offsets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub empty: usize,
@@ -149,16 +127,33 @@ pub struct Counts {
     pub stable: usize,
     /// Kafka has this state; here a dead group is gone.
     pub dead: usize,
+    pub consumer: ConsumerCounts,
     pub offsets: usize,
 }
 
-/// Classic groups, by id.
-type Groups = BTreeMap<StrBytes, ClassicGroup>;
+/// Groups of the consumer protocol, by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConsumerCounts {
+    pub empty: usize,
+    pub assigning: usize,
+    pub reconciling: usize,
+    pub stable: usize,
+}
+
+#[derive(Debug)]
+enum Group {
+    Classic(ClassicGroup),
+    Consumer(ConsumerGroup),
+}
+
+/// All groups, by id.
+type Groups = BTreeMap<StrBytes, Group>;
 
 /// All groups of one partition of `__consumer_offsets`.
 #[derive(Debug)]
 pub struct Shard {
     config: GroupConfig,
+    image: Arc<MetadataImage>,
     groups: Groups,
     offsets: Offsets,
     timers: Timers,
@@ -166,7 +161,24 @@ pub struct Shard {
 
 impl Shard {
     pub fn new(config: GroupConfig) -> Shard {
-        Shard { config, groups: Groups::new(), offsets: Offsets::default(), timers: Timers::default() }
+        Shard {
+            config,
+            image: Arc::new(MetadataImage::empty(Arc::new(LocalConfig::default()))),
+            groups: Groups::new(),
+            offsets: Offsets::default(),
+            timers: Timers::default(),
+        }
+    }
+
+    /// What topics there are now, and what is set for groups: told before [`Shard::loaded`], and at each change.
+    pub fn metadata(&mut self, _now_ms: i64, image: Arc<MetadataImage>) -> Step {
+        self.image = image;
+        for group in self.groups.values_mut() {
+            if let Group::Consumer(group) = group {
+                group.metadata_changed();
+            }
+        }
+        Step::default()
     }
 
     /// Loading, in the order of offsets. `producer` is the one whose transaction the record belongs to.
@@ -185,20 +197,43 @@ impl Shard {
                 // There is no other record of a group that only commits offsets.
                 if !self.groups.contains_key(&group) {
                     let simple = ClassicGroup::new(group.clone(), value.commit_timestamp_ms);
-                    self.groups.insert(group.clone(), simple);
+                    self.groups.insert(group.clone(), Group::Classic(simple));
                 }
                 self.offsets.put(producer, &group, &topic, partition, value);
             }
             (Key::Offset { group, topic, partition }, None) => self.offsets.remove(&group, &topic, partition),
             (Key::Group(id), Some(value)) => {
                 let group = ClassicGroup::load(id.clone(), GroupValue::decode(value)?)?;
-                self.groups.insert(id, group);
+                self.groups.insert(id, Group::Classic(group));
             }
             (Key::Group(id), None) => {
-                self.groups.remove(&id);
+                if let Some(Group::Classic(_)) = self.groups.get(&id) {
+                    self.groups.remove(&id);
+                }
+            }
+            (Key::Consumer(id, key), value) => {
+                let is_tombstone = value.is_none();
+                self.replay_consumer(id, ConsumerRecord::decode(key, value)?, is_tombstone);
             }
         }
         Ok(())
+    }
+
+    fn replay_consumer(&mut self, id: StrBytes, record: ConsumerRecord, is_tombstone: bool) {
+        match self.groups.get_mut(&id) {
+            Some(Group::Consumer(_)) if record == ConsumerRecord::Epoch(None) => {
+                self.groups.remove(&id);
+            }
+            Some(Group::Consumer(group)) => group.apply(record),
+            // Of a group that has gone, or is a classic one now.
+            _ if is_tombstone => {}
+            // One that only committed offsets, so far.
+            _ => {
+                let mut group = ConsumerGroup::new(id.clone());
+                group.apply(record);
+                self.groups.insert(id, Group::Consumer(group));
+            }
+        }
     }
 
     /// Loading: here a producer's transaction ended.
@@ -208,9 +243,12 @@ impl Shard {
 
     /// Everything is replayed: the sessions of all members begin anew.
     pub fn loaded(&mut self, now_ms: i64) -> Step {
-        let mut turn = Turn::new(now_ms, &self.config, &mut self.timers);
+        let mut turn = Turn::new(now_ms, &self.config, &self.image, &mut self.timers);
         for group in self.groups.values_mut() {
-            group.loaded(&mut turn);
+            match group {
+                Group::Classic(group) => group.loaded(&mut turn),
+                Group::Consumer(group) => group.loaded(&mut turn),
+            }
         }
         schedule_expiry(&mut turn);
         turn.step
@@ -219,8 +257,8 @@ impl Shard {
     /// `now_ms` since 1970 goes into records, and sessions are measured by it: it should not jump. `random` becomes
     /// part of a new member's id.
     pub fn handle(&mut self, now_ms: i64, ticket: Ticket, call: Call, random: Uuid) -> Step {
-        let Shard { config, groups, offsets, timers } = self;
-        let mut turn = Turn::new(now_ms, config, timers);
+        let Shard { config, image, groups, offsets, timers } = self;
+        let mut turn = Turn::new(now_ms, config, image, timers);
         let answer = match call {
             Call::JoinGroup(request, version, caller) => {
                 classic::join_group(&mut turn, groups, (ticket, version), &request, caller, random);
@@ -233,6 +271,11 @@ impl Shard {
             Call::Heartbeat(request, _) => Answer::Heartbeat(classic::heartbeat(&mut turn, groups, &request)),
             Call::LeaveGroup(request, version) => {
                 Answer::LeaveGroup(classic::leave_group(&mut turn, groups, &request, version))
+            }
+            Call::ConsumerGroupHeartbeat(request, version, caller) => {
+                let heartbeat = (&request, version);
+                let response = consumer::heartbeat(&mut turn, groups, heartbeat, &caller, random);
+                Answer::ConsumerGroupHeartbeat(response)
             }
             Call::OffsetCommit(request, version) => {
                 Answer::OffsetCommit(offsets::commit(&mut turn, groups, offsets, &request, version))
@@ -254,6 +297,9 @@ impl Shard {
             Call::DescribeGroup(id, version) => {
                 Answer::DescribeGroup(describe::describe(groups, id, version))
             }
+            Call::ConsumerGroupDescribe(id, version) => {
+                Answer::ConsumerGroupDescribe(consumer::describe(&turn, groups, id, version))
+            }
             Call::ListGroups { states, types } => Answer::ListGroups(describe::list(groups, &states, &types)),
             Call::DeleteGroup(id) => {
                 Answer::DeleteGroup(expiry::delete_group(&mut turn, groups, offsets, id))
@@ -269,23 +315,37 @@ impl Shard {
 
     /// Sessions, joins and syncs that end by the clock, and the expiry of offsets.
     pub fn tick(&mut self, now_ms: i64) -> Step {
-        let Shard { config, groups, offsets, timers } = self;
-        let mut turn = Turn::new(now_ms, config, timers);
+        let Shard { config, image, groups, offsets, timers } = self;
+        let mut turn = Turn::new(now_ms, config, image, timers);
         while let Some(timer) = turn.timers.pop(now_ms) {
             match timer {
                 Timer::Join(id) => {
-                    if let Some(group) = groups.get_mut(&id) {
+                    if let Some(Group::Classic(group)) = groups.get_mut(&id) {
                         group.join_time_is_up(&mut turn);
                     }
                 }
                 Timer::Sync(id) => {
-                    if let Some(group) = groups.get_mut(&id) {
+                    if let Some(Group::Classic(group)) = groups.get_mut(&id) {
                         group.sync_time_is_up(&mut turn);
                     }
                 }
-                Timer::Session(id, member_id) => {
-                    if let Some(group) = groups.get_mut(&id) {
-                        group.session_is_over(&mut turn, &member_id);
+                Timer::Session(id, member_id) => match groups.get_mut(&id) {
+                    Some(Group::Classic(group)) => group.session_is_over(&mut turn, &member_id),
+                    Some(Group::Consumer(_)) => consumer::fence(&mut turn, groups, &id, &[member_id]),
+                    None => {}
+                },
+                Timer::Revocation(id, member_id) => {
+                    if let Some(Group::Consumer(group)) = groups.get(&id)
+                        && group.revocation_is_overdue(&member_id)
+                    {
+                        consumer::fence(&mut turn, groups, &id, &[member_id]);
+                    }
+                }
+                Timer::MemberJoin(id, member_id) | Timer::MemberSync(id, member_id) => {
+                    if let Some(Group::Consumer(group)) = groups.get(&id)
+                        && group.is_of_classic_protocol(&member_id)
+                    {
+                        consumer::fence(&mut turn, groups, &id, &[member_id]);
                     }
                 }
                 Timer::OffsetExpiry => {
@@ -301,12 +361,21 @@ impl Shard {
     pub fn counts(&self) -> Counts {
         let mut counts = Counts { offsets: self.offsets.count(), ..Counts::default() };
         for group in self.groups.values() {
-            match group.state() {
-                State::Empty => counts.empty += 1,
-                State::PreparingRebalance(_) => counts.preparing_rebalance += 1,
-                State::CompletingRebalance => counts.completing_rebalance += 1,
-                State::Stable => counts.stable += 1,
-            }
+            let count = match group {
+                Group::Classic(group) => match group.state() {
+                    classic::State::Empty => &mut counts.empty,
+                    classic::State::PreparingRebalance(_) => &mut counts.preparing_rebalance,
+                    classic::State::CompletingRebalance => &mut counts.completing_rebalance,
+                    classic::State::Stable => &mut counts.stable,
+                },
+                Group::Consumer(group) => match group.state() {
+                    consumer::State::Empty => &mut counts.consumer.empty,
+                    consumer::State::Assigning => &mut counts.consumer.assigning,
+                    consumer::State::Reconciling => &mut counts.consumer.reconciling,
+                    consumer::State::Stable => &mut counts.consumer.stable,
+                },
+            };
+            *count += 1;
         }
         counts
     }
@@ -320,4 +389,21 @@ impl Shard {
 fn schedule_expiry(turn: &mut Turn<'_>) {
     let at_ms = turn.now_ms.saturating_add(turn.config.offsets_retention_check_interval_ms.max(1));
     turn.timers.schedule(Timer::OffsetExpiry, at_ms);
+}
+
+/// What both kinds of groups have in common.
+impl Group {
+    fn is_empty(&self) -> bool {
+        match self {
+            Group::Classic(group) => group.is_empty(),
+            Group::Consumer(group) => group.is_empty(),
+        }
+    }
+
+    fn is_subscribed_to(&self, topic: &StrBytes) -> bool {
+        match self {
+            Group::Classic(group) => group.is_subscribed_to(topic),
+            Group::Consumer(group) => group.is_subscribed_to(topic),
+        }
+    }
 }

@@ -27,15 +27,19 @@ pub(super) struct Joining {
     random: Uuid,
 }
 
+/// No name twice.
+pub(in super::super) fn protocols_of(request: &JoinGroupRequest) -> Vec<Protocol> {
+    let mut protocols: Vec<Protocol> = Vec::new();
+    for protocol in &request.protocols {
+        if protocols.iter().all(|known| known.name != protocol.name) {
+            protocols.push(Protocol { name: own(&protocol.name), metadata: own_bytes(&protocol.metadata) });
+        }
+    }
+    protocols
+}
+
 impl Joining {
     pub fn new(request: &JoinGroupRequest, waiting: Waiting, caller: Caller, random: Uuid) -> Joining {
-        let mut protocols: Vec<Protocol> = Vec::new();
-        for protocol in &request.protocols {
-            if protocols.iter().all(|known| known.name != protocol.name) {
-                let metadata = own_bytes(&protocol.metadata);
-                protocols.push(Protocol { name: own(&protocol.name), metadata });
-            }
-        }
         // Version 0 had one timeout for both.
         let one_timeout = waiting.version == 0;
         Joining {
@@ -43,7 +47,7 @@ impl Joining {
             member_id: own(&request.member_id),
             instance_id: request.group_instance_id.as_ref().map(own),
             protocol_type: own(&request.protocol_type),
-            protocols,
+            protocols: protocols_of(request),
             rebalance_timeout_ms: if one_timeout {
                 request.session_timeout_ms
             } else {

@@ -23,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::protocol::StrBytes;
 
+pub(super) use join::protocols_of;
 pub(super) use member::{Member, Protocol};
 pub(super) use requests::{heartbeat, join_group, leave_group, sync_group};
 
@@ -127,6 +128,10 @@ impl ClassicGroup {
         self.protocol_name.as_ref()
     }
 
+    pub fn generation(&self) -> i32 {
+        self.generation
+    }
+
     pub fn members(&self) -> &BTreeMap<StrBytes, Member> {
         &self.members
     }
@@ -201,6 +206,17 @@ impl ClassicGroup {
         }
     }
 
+    /// The group is one of the consumer protocol from now on: whoever waits shall join that.
+    pub fn close(mut self, turn: &mut Turn<'_>) {
+        self.cancel_timers(turn);
+        turn.timers.cancel(Timer::Join(self.id.clone()));
+        turn.timers.cancel(Timer::Sync(self.id.clone()));
+        for (member_id, mut member) in std::mem::take(&mut self.members) {
+            member.dismiss(turn, member_id.clone(), ResponseError::RebalanceInProgress);
+            turn.timers.cancel(self.session(&member_id));
+        }
+    }
+
     fn session(&self, member_id: &StrBytes) -> Timer {
         Timer::Session(self.id.clone(), member_id.clone())
     }
@@ -228,7 +244,7 @@ impl ClassicGroup {
         }
     }
 
-    fn record(&self) -> GroupRecord {
+    pub fn record(&self) -> GroupRecord {
         GroupRecord { key: record::group_key(&self.id), value: Some(self.value().encode()) }
     }
 
@@ -248,6 +264,25 @@ impl ClassicGroup {
             members: Vec::new(),
         };
         turn.record(record::group_key(&self.id), Some(value.encode()));
+    }
+
+    /// A group of the consumer protocol that has only members of the classic one becomes a classic group.
+    pub fn of_members(
+        id: StrBytes,
+        generation: i32,
+        now_ms: i64,
+        members: impl IntoIterator<Item = (StrBytes, Member)>,
+    ) -> ClassicGroup {
+        let mut group = ClassicGroup::new(id, now_ms);
+        group.state = State::Stable;
+        group.protocol_type = Some(StrBytes::from_static_str(CONSUMER));
+        group.generation = generation;
+        for (member_id, member) in members {
+            group.insert(member_id, member);
+        }
+        group.protocol_name = group.select_protocol();
+        group.subscribed_topics = group.topics_of_members();
+        group
     }
 
     /// The group that [`ClassicGroup::value`] told of. What it knew of other protocols is lost, as in Kafka.

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kafka_protocol::protocol::StrBytes;
 
-use super::super::RecordError;
-use super::super::record::Reader;
+use super::super::embedded::Subscription;
 use super::{CONSUMER, ClassicGroup, Protocol};
 
 impl ClassicGroup {
@@ -79,20 +78,8 @@ impl ClassicGroup {
         let protocol = self.protocol_name.as_ref()?;
         let mut topics = BTreeSet::new();
         for member in self.members.values() {
-            topics.extend(subscription(&member.metadata(protocol)).ok()?);
+            topics.extend(Subscription::decode(&member.metadata(protocol)).ok()?.topics);
         }
         Some(topics)
     }
-}
-
-/// The topics of a `ConsumerProtocolSubscription`. All versions begin as version 0 does.
-fn subscription(metadata: &[u8]) -> Result<Vec<StrBytes>, RecordError> {
-    let mut reader = Reader::new(metadata);
-    reader.version("ConsumerProtocolSubscription", 0..=i16::MAX, i16::MAX)?;
-    let mut topics = Vec::new();
-    for _ in 0..reader.array()? {
-        topics.push(reader.string()?);
-    }
-    reader.bytes_or_null()?;
-    Ok(topics)
 }

@@ -32,7 +32,7 @@ impl ClassicGroup {
         }
     }
 
-    pub(super) fn prepare_rebalance(&mut self, turn: &mut Turn<'_>) {
+    pub fn prepare_rebalance(&mut self, turn: &mut Turn<'_>) {
         if self.state == State::CompletingRebalance {
             self.reset_assignments(turn, ResponseError::RebalanceInProgress);
         }

@@ -4,13 +4,13 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::leave_group_response::MemberResponse;
 use kafka_protocol::messages::{
-    GroupId, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, LeaveGroupRequest, LeaveGroupResponse,
-    SyncGroupRequest,
+    HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
+    LeaveGroupResponse, SyncGroupRequest,
 };
 use uuid::Uuid;
 
 use super::super::turn::{Turn, own};
-use super::super::{Answer, Caller, Groups, Ticket, record};
+use super::super::{Answer, Caller, Group, Groups, Ticket, consumer, record};
 use super::ClassicGroup;
 use super::answers::{Waiting, sync_error};
 use super::join::Joining;
@@ -24,7 +24,7 @@ pub(in super::super) fn join_group(
     random: Uuid,
 ) {
     let waiting = Waiting { ticket: waiting.0, version: waiting.1 };
-    let joining = Joining::new(request, waiting, caller, random);
+    let joining = Joining::new(request, waiting, caller.clone(), random);
     let sessions = turn.config.min_session_timeout_ms..=turn.config.max_session_timeout_ms;
     let refusal = if request.group_id.is_empty() || !record::writable(&request.group_id) {
         Some(ResponseError::InvalidGroupId)
@@ -40,16 +40,29 @@ pub(in super::super) fn join_group(
     if let Some(error) = refusal {
         return waiting.refuse(turn, request.member_id.clone(), error);
     }
-    if let Some(group) = groups.get_mut(&request.group_id.0) {
-        return group.join(turn, joining);
+    match groups.get_mut(&request.group_id.0) {
+        Some(Group::Classic(group)) => return group.join(turn, joining),
+        Some(Group::Consumer(group)) if !group.is_empty() => {
+            let joined = consumer::join(turn, groups, (request, waiting.version), &caller, random);
+            let refused = |e: ResponseError| JoinGroupResponse::default().with_error_code(e.code());
+            return waiting.answer(turn, joined.unwrap_or_else(refused));
+        }
+        // A member that an empty group does not know. Kafka has dropped the group by then.
+        Some(Group::Consumer(_)) if !request.member_id.is_empty() => {
+            return waiting.refuse(turn, request.member_id.clone(), ResponseError::UnknownMemberId);
+        }
+        // It becomes a classic one.
+        Some(Group::Consumer(group)) => turn.step.records.extend(group.tombstones()),
+        None => {}
     }
     let id = own(&request.group_id);
     let mut group = ClassicGroup::new(id.clone(), turn.now_ms);
+    let written = turn.step.records.len();
     group.join(turn, joining);
-    if turn.step.records.is_empty() {
+    if turn.step.records.len() == written {
         group.persist_new(turn);
     }
-    groups.insert(id, group);
+    groups.insert(id, Group::Classic(group));
 }
 
 pub(in super::super) fn sync_group(
@@ -65,10 +78,15 @@ pub(in super::super) fn sync_group(
         ResponseError::InconsistentGroupProtocol
     } else if request.group_id.is_empty() {
         ResponseError::InvalidGroupId
-    } else if let Some(group) = groups.get_mut(&request.group_id.0) {
-        return group.sync(turn, ticket, request);
     } else {
-        ResponseError::UnknownMemberId
+        match groups.get_mut(&request.group_id.0) {
+            Some(Group::Classic(group)) => return group.sync(turn, ticket, request),
+            Some(Group::Consumer(group)) => match group.sync(turn, request) {
+                Ok(response) => return turn.answer(ticket, Answer::SyncGroup(response)),
+                Err(error) => error,
+            },
+            None => ResponseError::UnknownMemberId,
+        }
     };
     turn.answer(ticket, Answer::SyncGroup(sync_error(refusal)));
 }
@@ -78,15 +96,13 @@ pub(in super::super) fn heartbeat(
     groups: &Groups,
     request: &HeartbeatRequest,
 ) -> HeartbeatResponse {
-    let result = find(groups, &request.group_id).and_then(|group| group.heartbeat(turn, request));
+    let result = match groups.get(&request.group_id.0) {
+        _ if request.group_id.is_empty() => Err(ResponseError::InvalidGroupId),
+        Some(Group::Classic(group)) => group.heartbeat(turn, request),
+        Some(Group::Consumer(group)) => group.classic_heartbeat(turn, request),
+        None => Err(ResponseError::UnknownMemberId),
+    };
     HeartbeatResponse::default().with_error_code(result.err().map_or(0, |error| error.code()))
-}
-
-fn find<'a>(groups: &'a Groups, id: &GroupId) -> Result<&'a ClassicGroup, ResponseError> {
-    if id.is_empty() {
-        return Err(ResponseError::InvalidGroupId);
-    }
-    groups.get(&id.0).ok_or(ResponseError::UnknownMemberId)
 }
 
 /// Below version 3 one member leaves, and its error is the request's.
@@ -102,7 +118,8 @@ pub(in super::super) fn leave_group(
     let one = [MemberIdentity::default().with_member_id(request.member_id.clone())];
     let leaving = if version < 3 { &one[..] } else { &request.members[..] };
     let response = match groups.get_mut(&request.group_id.0) {
-        Some(group) => group.leave(turn, leaving),
+        Some(Group::Classic(group)) => group.leave(turn, leaving),
+        Some(Group::Consumer(_)) => consumer::leave_group(turn, groups, &request.group_id, leaving),
         None => LeaveGroupResponse::default().with_members(leaving.iter().map(unknown).collect()),
     };
     match response.members.first() {

@@ -17,9 +17,10 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use super::super::classic::ClassicGroup;
+use super::super::consumer::CommitCheck;
 use super::super::record::{self, OffsetValue};
 use super::super::turn::{Turn, own};
-use super::super::{GroupRecord, Groups};
+use super::super::{Group, GroupRecord, Groups};
 use super::Offsets;
 use crate::ids::{ProducerEpoch, ProducerId};
 
@@ -63,16 +64,25 @@ fn may_commit(
     version: i16,
 ) -> Result<()> {
     let generation = request.generation_id_or_member_epoch;
+    let instance_id = request.group_instance_id.as_ref();
     match groups.get(&request.group_id.0) {
-        Some(group) => {
-            let instance_id = request.group_instance_id.as_ref();
-            group.offset_commit(turn, &request.member_id, instance_id, generation)
+        Some(Group::Classic(group)) => group.offset_commit(turn, &request.member_id, instance_id, generation),
+        Some(Group::Consumer(group)) => {
+            let check = group.offset_commit(&request.member_id, instance_id, generation, Some(version))?;
+            check_all(turn, &check, &request.topics)
         }
         None if !record::writable(&request.group_id) => Err(ResponseError::InvalidGroupId),
         None if generation < 0 => Ok(()),
         None if version >= 9 => Err(ResponseError::GroupIdNotFound),
         None => Err(ResponseError::IllegalGeneration),
     }
+}
+
+/// One partition that the member may not commit is enough to refuse all.
+fn check_all(turn: &Turn<'_>, check: &CommitCheck<'_>, topics: &[OffsetCommitRequestTopic]) -> Result<()> {
+    let mut all =
+        topics.iter().flat_map(|topic| topic.partitions.iter().map(|p| (&topic.name, p.partition_index)));
+    all.try_for_each(|(topic, partition)| check.check(turn.image, topic, partition))
 }
 
 /// TxnOffsetCommit: what it commits is pending until the transaction ends. Whether the producer is in a transaction, and this
@@ -91,7 +101,7 @@ pub(in super::super) fn commit_in_transaction(
         expire_timestamp_ms: None,
         topics: &topics,
     };
-    let allowed = may_commit_in_transaction(groups, request);
+    let allowed = may_commit_in_transaction(turn, groups, request, &topics);
     let stored = allowed.and_then(|()| commit.store(turn, groups, offsets));
     if !turn.step.records.is_empty() {
         turn.step.producer = Some((producer, ProducerEpoch(request.producer_epoch)));
@@ -100,15 +110,21 @@ pub(in super::super) fn commit_in_transaction(
     TxnOffsetCommitResponse::default().with_topics(answer.collect())
 }
 
-fn may_commit_in_transaction(groups: &Groups, request: &TxnOffsetCommitRequest) -> Result<()> {
+fn may_commit_in_transaction(
+    turn: &Turn<'_>,
+    groups: &Groups,
+    request: &TxnOffsetCommitRequest,
+    topics: &[OffsetCommitRequestTopic],
+) -> Result<()> {
     if request.group_id.is_empty() || !record::writable(&request.group_id) {
         return Err(ResponseError::InvalidGroupId);
     }
-    let generation = request.generation_id;
+    let (generation, instance_id) = (request.generation_id, request.group_instance_id.as_ref());
     match groups.get(&request.group_id.0) {
-        Some(group) => {
-            let instance_id = request.group_instance_id.as_ref();
-            group.txn_offset_commit(&request.member_id, instance_id, generation)
+        Some(Group::Classic(group)) => group.txn_offset_commit(&request.member_id, instance_id, generation),
+        Some(Group::Consumer(group)) => {
+            let check = group.offset_commit(&request.member_id, instance_id, generation, None)?;
+            check_all(turn, &check, topics)
         }
         None if generation < 0 => Ok(()),
         None => Err(ResponseError::IllegalGeneration),
@@ -159,7 +175,7 @@ impl Commit<'_> {
         turn.step.records.append(&mut records);
         if !values.is_empty() && !groups.contains_key(self.group) {
             let id = own(self.group);
-            groups.insert(id.clone(), ClassicGroup::new(id, turn.now_ms));
+            groups.insert(id.clone(), Group::Classic(ClassicGroup::new(id, turn.now_ms)));
         }
         for (topic, partition, value) in values {
             offsets.put(self.producer, self.group, topic, partition, value);

@@ -11,11 +11,11 @@ use kafka_protocol::messages::offset_fetch_response::{
 use kafka_protocol::messages::{OffsetDeleteRequest, OffsetDeleteResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
 
-use super::super::Groups;
 use super::super::turn::Turn;
+use super::super::{Group, Groups};
 use super::{Committed, Offsets};
 
-/// Offset -1 where there is none. Member and epoch are for the other kind of groups. Who asks for what is `stable` is told
+/// Offset -1 where there is none. Member and epoch are for groups of the consumer protocol. Who asks for what is `stable` is told
 /// to ask again where a transaction may change it (KIP-447).
 pub(in super::super) fn fetch(
     groups: &Groups,
@@ -24,6 +24,12 @@ pub(in super::super) fn fetch(
     stable: bool,
 ) -> OffsetFetchResponseGroup {
     let id = &request.group_id.0;
+    if let Some(Group::Consumer(group)) = groups.get(id)
+        && let Err(error) = group.offset_fetch(request.member_id.as_ref(), request.member_epoch)
+    {
+        let refused = OffsetFetchResponseGroup::default().with_group_id(request.group_id.clone());
+        return refused.with_error_code(error.code());
+    }
     let known = groups.get(id).and_then(|_| offsets.of(id));
     let fetched = |topic: &StrBytes, index: i32, committed: Option<&Committed>| {
         if stable && offsets.is_pending(id, topic, index) {
@@ -86,7 +92,9 @@ pub(in super::super) fn delete(
         _ if id.is_empty() => Err(ResponseError::InvalidGroupId),
         None => Err(ResponseError::GroupIdNotFound),
         // Of other members than consumers it is not known which topics they use.
-        Some(group) if !group.is_empty() && !group.is_of_consumers() => Err(ResponseError::NonEmptyGroup),
+        Some(Group::Classic(group)) if !group.is_empty() && !group.is_of_consumers() => {
+            Err(ResponseError::NonEmptyGroup)
+        }
         Some(group) => Ok(group),
     };
     let group = match group {

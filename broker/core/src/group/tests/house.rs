@@ -95,6 +95,8 @@ impl Join {
 
 pub struct House {
     pub shard: Shard,
+    /// The topics that there are.
+    pub image: Arc<MetadataImage>,
     pub now_ms: i64,
     pub records: Vec<GroupRecord>,
     /// Which of the records belong to a producer's transaction.
@@ -113,6 +115,7 @@ impl House {
     pub fn with(config: GroupConfig) -> House {
         let mut house = House {
             shard: Shard::new(config),
+            image: Arc::new(MetadataImage::empty(Arc::default())),
             now_ms: 1_700_000_000_000,
             records: Vec::new(),
             producers: BTreeMap::new(),
@@ -125,7 +128,7 @@ impl House {
         house
     }
 
-    fn take(&mut self, step: Step) {
+    pub fn take(&mut self, step: Step) {
         if let Some((producer, _)) = step.producer {
             assert!(!step.records.is_empty(), "it has written nothing");
             self.producers.extend((0..step.records.len()).map(|at| (self.records.len() + at, producer)));
@@ -161,6 +164,8 @@ impl House {
     /// The broker is started anew: what the log tells is all that is left.
     pub fn restart(&mut self) {
         self.shard = self.replayed();
+        let step = self.shard.metadata(self.now_ms, self.image.clone());
+        self.take(step);
         let step = self.shard.loaded(self.now_ms);
         self.take(step);
     }

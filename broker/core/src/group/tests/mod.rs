@@ -1,5 +1,6 @@
 //! What a shard does, seen from outside. Error codes are Kafka's.
 
+mod consumer;
 mod describe;
 mod expiry;
 mod house;

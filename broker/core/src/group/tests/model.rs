@@ -11,6 +11,7 @@ use kafka_protocol::messages::offset_delete_request::{
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use proptest::prelude::*;
 
+use super::super::classic::State;
 use super::super::*;
 use super::house::*;
 
@@ -450,7 +451,8 @@ impl Model {
         let live = &self.house.shard;
         for loaded in [self.house.replayed(), self.compacted()] {
             for (id, group) in &live.groups {
-                let Some(copy) = loaded.groups.get(id) else {
+                let Group::Classic(group) = group else { panic!("{group:?}") };
+                let Some(Group::Classic(copy)) = loaded.groups.get(id) else {
                     // One that only committed, whose offsets are deleted, and that has no generation yet.
                     let typed = group.protocol_type().is_some();
                     let written = group.state() == State::Stable || group.is_empty() && typed;
@@ -496,7 +498,7 @@ impl Model {
             let Client { group, generation, .. } = self.clients[index];
             assert_eq!(self.heartbeat(index, generation), 0);
             assert!(matches!(self.clients[index].phase, Phase::Working));
-            let group = &self.house.shard.groups[&text(group)];
+            let Group::Classic(group) = &self.house.shard.groups[&text(group)] else { panic!("{group}") };
             let members = self.clients.iter().filter(|client| *client.group == **group.id()).count();
             assert_eq!((group.state(), group.members().len()), (State::Stable, members));
         }
