@@ -38,7 +38,11 @@ const STEPS: [Step; 13] = [
         run: endurance,
     },
     Step { name: "compare", what: "compaction leaves what Kafka's own cleaner leaves", run: compare },
-    Step { name: "clients", what: "Kafka's own clients, before and after restarts", run: clients },
+    Step {
+        name: "clients",
+        what: "Kafka's own clients, over restarts and deaths, theirs and the broker's",
+        run: clients,
+    },
     Step { name: "fuzz", what: "every decoder under libFuzzer, 10 s each", run: fuzz },
     Step { name: "e2e", what: "operator, brokers and clients on a real Kubernetes", run: e2e },
 ];
@@ -104,9 +108,14 @@ fn binary(root: &Path, name: &str) -> Result<PathBuf> {
     Ok(std::path::absolute(crate::target_dir(root))?.join("ci").join(name))
 }
 
+/// The fuzz targets, and the Rust client that the broker is tested with.
+const OTHER_WORKSPACES: [&str; 2] = ["broker/fuzz/Cargo.toml", "broker/tests/clients/rust/Cargo.toml"];
+
 fn format(root: &Path) -> Result<()> {
     pass(cargo(root).args(["fmt", "--all", "--check"]))?;
-    pass(cargo(root).args(["fmt", "--check", "--manifest-path", "broker/fuzz/Cargo.toml"]))
+    OTHER_WORKSPACES
+        .iter()
+        .try_for_each(|other| pass(cargo(root).args(["fmt", "--check", "--manifest-path", other])))
 }
 
 fn lints(root: &Path) -> Result<()> {
@@ -117,9 +126,11 @@ fn lints(root: &Path) -> Result<()> {
         "--deny",
         "warnings",
     ]))?;
-    // The fuzz targets are a workspace of their own, and build late: a lock file that knows too little is told here.
-    let fuzz = ["--manifest-path", "broker/fuzz/Cargo.toml"];
-    pass(cargo(root).args(["tree", "--quiet", "--locked", "--depth", "0"]).args(fuzz))?;
+    // They build late: a lock file that knows too little is told here.
+    for other in OTHER_WORKSPACES {
+        let tree = ["tree", "--quiet", "--locked", "--depth", "0", "--manifest-path", other];
+        pass(cargo(root).args(tree))?;
+    }
     xtask(root, &["shapes", "--check"])?;
     xtask(root, &["charts", "--check"])
 }

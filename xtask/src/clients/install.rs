@@ -52,8 +52,12 @@ impl Places {
         Run::new("node").args([self.installed("node").join(program)])
     }
 
-    pub fn go(&self) -> Run {
-        Run::new(self.installed("go").join("client"))
+    pub fn go(&self, client: &str) -> Run {
+        Run::new(self.installed("go").join(client))
+    }
+
+    pub fn rust(&self) -> Run {
+        Run::new(self.installed("rust").join("release/client"))
     }
 
     /// Installs what one language's programs need, unless that is done already. Returns whether it had to.
@@ -76,6 +80,7 @@ impl Places {
             "python" => install_python(&sources, &installed),
             "node" => install_node(&sources, &installed),
             "go" => install_go(&sources, &installed),
+            "rust" => install_rust(&sources, &installed),
             other => anyhow::bail!("nothing is known of the language {other}"),
         }
         .with_context(|| format!("installing the clients of {language}"))?;
@@ -144,10 +149,24 @@ fn install_node(sources: &Path, installed: &Path) -> Result<()> {
     Ok(())
 }
 
+/// One program for each client.
 fn install_go(sources: &Path, installed: &Path) -> Result<()> {
     Run::new("go")
         .args(["build", "-o"])
-        .args([installed.join("client")])
+        .args([installed])
+        .args(["./..."])
+        .dir(sources)
+        .limit(LIMIT)
+        .output()?;
+    Ok(())
+}
+
+/// A workspace of its own: nothing of the broker's build knows of it.
+fn install_rust(sources: &Path, installed: &Path) -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    Run::new(cargo)
+        .args(["build", "--locked", "--release", "--target-dir"])
+        .args([installed])
         .dir(sources)
         .limit(LIMIT)
         .output()?;

@@ -99,6 +99,16 @@ impl Kcat {
         Ok(())
     }
 
+    /// A member of a group, to be left running. It says by itself, on its other stream, what it is assigned.
+    pub fn member(&self, topic: &str, group: &str) -> Run {
+        Run::new("kcat")
+            .args(["-b", &self.bootstrap, "-u", "-G", group, "-f", "took %p %o\\n"])
+            .args(["-X", "auto.offset.reset=earliest", "-X", "partition.assignment.strategy=range"])
+            .args(["-X", "session.timeout.ms=6000", "-X", "heartbeat.interval.ms=200"])
+            .args(["-X", "fetch.wait.max.ms=10"])
+            .args([topic])
+    }
+
     /// A topic that another client wrote, byte by byte.
     pub fn read(&self, topic: &str, partitions: u32, records: u32) -> Result<()> {
         let output = self.consume(topic)?.stdout;

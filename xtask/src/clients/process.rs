@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// What a failed command's message quotes of its output, from the end.
 const QUOTED_BYTES: usize = 4000;
@@ -23,6 +25,19 @@ pub fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Waits for a condition.
+///
+/// # Errors
+/// If it does not hold within `limit`, or cannot be told.
+pub fn until(what: &str, limit: Duration, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    while !holds()? {
+        ensure!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }
 
 /// A command that is being put together, with how long it may take.
@@ -82,6 +97,15 @@ impl Run {
         self
     }
 
+    /// Starts it, to run while other things happen.
+    pub fn start(mut self) -> Result<Running> {
+        let program = self.command.get_program().to_string_lossy().into_owned();
+        let said = unnamed_file()?;
+        self.command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said.try_clone()?);
+        let child = self.command.spawn().with_context(|| format!("cannot start {program}"))?;
+        Ok(Running { program, limit: self.limit, child, said, read_up_to: 0 })
+    }
+
     /// Runs it to its end.
     ///
     /// # Errors
@@ -112,6 +136,81 @@ impl Run {
     }
 }
 
+/// A program that runs while other things happen. Both its streams are one file, which is read by position, so that it
+/// never waits for its reader.
+pub struct Running {
+    program: String,
+    /// How long it may take to end once it was asked to.
+    limit: Duration,
+    child: Child,
+    said: File,
+    read_up_to: u64,
+}
+
+impl Running {
+    /// The whole lines that it has said since the last call.
+    ///
+    /// # Errors
+    /// If it has ended by itself.
+    pub fn new_lines(&mut self) -> Result<Vec<String>> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("{} ended by itself: {status}\n{}", self.program, self.last_words()?);
+        }
+        self.read_lines()
+    }
+
+    fn read_lines(&mut self) -> Result<Vec<String>> {
+        let bytes = self.said_from(self.read_up_to)?;
+        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        self.read_up_to += whole as u64;
+        Ok(String::from_utf8_lossy(&bytes[..whole]).lines().map(str::to_owned).collect())
+    }
+
+    fn said_from(&self, start: u64) -> Result<Vec<u8>> {
+        let length = self.said.metadata()?.len();
+        let mut bytes = vec![0; usize::try_from(length.saturating_sub(start))?];
+        self.said.read_exact_at(&mut bytes, start)?;
+        Ok(bytes)
+    }
+
+    fn last_words(&self) -> Result<String> {
+        Ok(last_bytes(&String::from_utf8_lossy(&self.said_from(0)?)))
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
+    }
+
+    /// SIGTERM. Returns the lines that it has said since it was last asked.
+    ///
+    /// # Errors
+    /// If it does not end in time, or not with exit code 0.
+    pub fn stop(&mut self) -> Result<Vec<String>> {
+        self.signal(Signal::TERM)?;
+        match wait(&mut self.child, self.limit)? {
+            Some(status) if status.success() => self.read_lines(),
+            Some(status) => bail!("{}: {status} upon SIGTERM\n{}", self.program, self.last_words()?),
+            None => bail!("{} has not ended upon SIGTERM\n{}", self.program, self.last_words()?),
+        }
+    }
+
+    /// SIGKILL. Returns the lines that it has said since it was last asked.
+    pub fn kill(&mut self) -> Result<Vec<String>> {
+        let lines = self.new_lines()?;
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok([lines, self.read_lines()?].concat())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // After a failure only: nothing of ours outlives us.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 fn unnamed_file() -> Result<File> {
     tempfile::tempfile().context("cannot make a temporary file")
 }
@@ -124,7 +223,10 @@ fn read_back(file: &mut File) -> Result<Vec<u8>> {
 }
 
 fn quote(output: &Output) -> String {
-    let all = output.text() + &output.stderr;
+    last_bytes(&(output.text() + &output.stderr))
+}
+
+fn last_bytes(all: &str) -> String {
     let mut start = all.len().saturating_sub(QUOTED_BYTES);
     while !all.is_char_boundary(start) {
         start += 1;

@@ -264,10 +264,131 @@ async function group(kafka, args) {
   await admin.disconnect()
 }
 
+// A member of a group: says what it is assigned and what it takes, until it is asked to leave.
+async function member(kafka, args) {
+  const [topic, groupId] = args.topics
+  const consumer = kafka.consumer({
+    groupId, heartbeatInterval: 200, sessionTimeout: 6000, rebalanceTimeout: 10_000, maxWaitTimeInMs: 100,
+  })
+  consumer.on(consumer.events.GROUP_JOIN, ({ payload }) => {
+    const assigned = payload.memberAssignment[topic] ?? []
+    console.log(['assigned', ...assigned.toSorted((a, b) => a - b)].join(' '))
+  })
+  const asked = new Promise(resolve => process.once('SIGTERM', resolve))
+  let fail
+  const failed = new Promise((_, reject) => { fail = reject })
+  consumer.on(consumer.events.CRASH, ({ payload }) => { if (!payload.restart) fail(payload.error) })
+  await consumer.connect()
+  await consumer.subscribe({ topic, fromBeginning: true })
+  await consumer.run({
+    autoCommit: false,
+    eachMessage: async ({ partition, message }) => {
+      console.log(`took ${partition} ${message.offset}`)
+      try {
+        await consumer.commitOffsets([{ topic, partition, offset: String(Number(message.offset) + 1) }])
+      } catch (error) {
+        // Who has the partition next takes the record again.
+        console.log(`not committed: ${error}`)
+      }
+    },
+  })
+  await Promise.race([asked, failed])
+  await consumer.disconnect()
+}
+
+async function transact(kafka, args) {
+  const [topic] = args.topics
+  const end = args.first + args.records
+  const groupId = `${topic}.group`
+  const partitions = Array.from({ length: args.partitions }, (_, partition) => partition)
+  const admin = kafka.admin()
+  await admin.connect()
+  if (args.first === 0) await create(admin, args, topic)
+
+  // What the program has left by its last end is aborted by the first transaction of these.
+  const newProducer = async () => {
+    const producer = kafka.producer({
+      transactionalId: topic,
+      idempotent: true,
+      maxInFlightRequests: 1,
+      allowAutoTopicCreation: false,
+      createPartitioner: () => ({ message }) => message.partition,
+    })
+    await producer.connect()
+    return producer
+  }
+  const send = async transaction => {
+    const messages = partitions.flatMap(partition =>
+      Array.from({ length: args.records }, (_, i) => ({ partition, ...record(topic, partition, args.first + i) })))
+    await transaction.send({ topic, messages })
+  }
+  // Records that nobody is to see.
+  const lose = async transaction => {
+    await transaction.send({ topic, messages: partitions.map(partition => ({ partition, value: 'lost' })) })
+  }
+
+  const oldProducer = await newProducer()
+  const old = await oldProducer.transaction()
+  await lose(old)
+  const producer = await newProducer()
+  let transaction = await producer.transaction()
+  await assert.rejects(old.commit(), error => ['INVALID_PRODUCER_EPOCH', 'PRODUCER_FENCED'].includes(error.type))
+  await oldProducer.disconnect()
+  await send(transaction)
+  await transaction.abort()
+
+  transaction = await producer.transaction()
+  await send(transaction)
+  await transaction.sendOffsets({
+    consumerGroupId: groupId,
+    topics: [{ topic, partitions: partitions.map(partition => ({ partition, offset: String(end) })) }],
+  })
+  await transaction.commit()
+
+  transaction = await producer.transaction()
+  await lose(transaction)
+  await transaction.abort()
+
+  await readCommitted(kafka, args, topic, end)
+  const [{ partitions: committed }] = await admin.fetchOffsets({ groupId, topics: [topic] })
+  for (const { partition, offset } of committed) {
+    assert.strictEqual(offset, String(end), `${groupId} in partition ${partition}`)
+  }
+  await admin.disconnect()
+
+  // Whoever starts next with its id finds an ongoing transaction, be the broker the same or not.
+  transaction = await producer.transaction()
+  await lose(transaction)
+  await producer.disconnect()
+}
+
+// The records up to `end`, each once, and nothing behind them up to the last stable offset.
+async function readCommitted(kafka, args, topic, end) {
+  const cluster = await connectCluster(kafka, args)
+  const seen = Array(args.partitions).fill(0)
+  let behind = seen.map((_, partition) => ({ topic, partition, offset: 0, end: Infinity }))
+  const deadline = Date.now() + WAIT_MS
+  while (behind.length > 0) {
+    assert(Date.now() < deadline, `${topic} is read only up to ${seen}`)
+    for await (const [at, batch] of fetchOnce(cluster, behind)) {
+      for (const { value } of batch.messages) {
+        const index = seen[at.partition]++
+        assert.deepStrictEqual(value, record(topic, at.partition, index).value, `${topic}/${at.partition} record ${index}`)
+      }
+      if (!batch.isEmptyIncludingFiltered()) at.offset = Number(batch.lastOffset()) + 1
+      // No transaction is open: the high watermark is the last stable offset.
+      at.end = Number(batch.highWatermark)
+    }
+    behind = behind.filter(at => at.offset < at.end)
+  }
+  assert(seen.every(count => count === end), `${topic} has ${seen} of ${end}`)
+  await cluster.disconnect()
+}
+
 async function main() {
   const args = parseArguments()
   const kafka = new Kafka({ clientId: 'chronik-test', brokers: [args.bootstrap], logLevel: logLevel.NOTHING })
-  const commands = { write, read, group, admin: adminApi }
+  const commands = { write, read, group, member, transact, admin: adminApi }
   assert(args.command in commands, `unknown command ${args.command}`)
   await commands[args.command](kafka, args)
   const count = args.topics.length * args.partitions * args.records

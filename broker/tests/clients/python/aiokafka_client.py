@@ -1,10 +1,15 @@
 """aiokafka: asyncio, with the codec that needs no further package (gzip)."""
 
 import asyncio
+import os
+import sys
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import OffsetOutOfRangeError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.errors import (KafkaError, OffsetOutOfRangeError, ProducerFenced, TopicAlreadyExistsError,
+                             UnknownTopicOrPartitionError, for_code)
 
 import records as r
 
@@ -119,4 +124,110 @@ async def group(args):
         await check_committed(reader, taken.end)
 
 
-r.run(lambda args: asyncio.run(r.commands(write=write, read=read, group=group)(args)))
+async def member(args):
+    self = r.Member(args)
+    async with AIOKafkaConsumer(
+        self.topic,
+        bootstrap_servers=args.bootstrap,
+        group_id=self.group,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        session_timeout_ms=6000,
+        heartbeat_interval_ms=200,
+        partition_assignment_strategy=(RangePartitionAssignor if self.ranges else RoundRobinPartitionAssignor,),
+    ) as reader:
+        while not self.is_asked_to_leave():
+            polled = await reader.getmany(timeout_ms=100)
+            self.assigned(at.partition for at in reader.assignment())
+            for at, messages in polled.items():
+                for m in messages:
+                    self.took(at.partition, m.offset)
+            if polled:
+                try:
+                    await reader.commit()
+                except KafkaError as error:
+                    self.not_committed(error)
+
+
+async def transact(args):
+    topic = args.topics[0]
+    end = args.first + args.records
+    group_id = topic + ".group"
+    partitions = [TopicPartition(topic, p) for p in range(args.partitions)]
+    if args.first == 0:
+        admin = AIOKafkaAdminClient(bootstrap_servers=args.bootstrap)
+        await admin.start()
+        await create(args, admin, topic)
+        await admin.close()
+
+    async def producer():
+        made = AIOKafkaProducer(bootstrap_servers=args.bootstrap, transactional_id=topic)
+        # What the program has left by its last end is aborted by the first of these.
+        await made.start()
+        await made.begin_transaction()
+        return made
+
+    async def send(to):
+        for partition, index in r.indexes(args):
+            want = r.record(topic, partition, index)
+            await to.send(topic, want.value, want.key, partition, want.timestamp, want.headers)
+
+    async def lose(to):
+        """Records that nobody is to see."""
+        for at in partitions:
+            await to.send_and_wait(topic, b"lost", partition=at.partition)
+
+    old = await producer()
+    await lose(old)
+    new = await producer()
+    try:
+        await old.commit_transaction()
+    except ProducerFenced:
+        pass
+    else:
+        r.check(False, "an old incarnation has committed")
+    await old.stop()
+    await send(new)
+    await new.abort_transaction()
+
+    await new.begin_transaction()
+    await send(new)
+    await new.send_offsets_to_transaction({at: end for at in partitions}, group_id)
+    await new.commit_transaction()
+
+    await new.begin_transaction()
+    await lose(new)
+    await new.abort_transaction()
+
+    async with AIOKafkaConsumer(
+        bootstrap_servers=args.bootstrap,
+        group_id=group_id,
+        enable_auto_commit=False,
+        isolation_level="read_committed",
+        fetch_max_wait_ms=100,
+    ) as reader:
+        reader.assign(partitions)
+        await reader.seek_to_beginning(*partitions)
+        stable = await reader.end_offsets(partitions)
+        records = r.Committed(args, topic, end)
+        while any([await reader.position(at) < stable[at] for at in partitions]):
+            records.check_time()
+            for at, messages in (await reader.getmany(timeout_ms=100)).items():
+                for m in messages:
+                    records.take(at.partition, m.value)
+        records.check_complete()
+        for at in partitions:
+            committed = await reader.committed(at)
+            r.check(committed == end, group_id, "has committed", committed, "in", at)
+
+    # Whoever starts next with its id finds an ongoing transaction, be the broker the same or not.
+    await new.begin_transaction()
+    await lose(new)
+    # Without its end, which would wait for the transaction's.
+    r.finish(args)
+    sys.stdout.flush()
+    os._exit(0)
+
+
+r.run(lambda args: asyncio.run(
+    r.commands(write=write, read=read, group=group, member=member, transact=transact)(args)))

@@ -141,6 +141,142 @@ def group(args):
     r.check(described.state.name == "EMPTY" and not described.members, taken.id, "is", described.state)
 
 
+COMMITTED = {"isolation.level": "read_committed", "enable.partition.eof": True}
+
+
+def read_committed(args, reader, topic, end, sources):
+    """The topic has the records up to `end`, each once, and the reader's group has committed as much of `sources`."""
+    records = r.Committed(args, topic, end)
+    ended = set()
+    reader.assign([TopicPartition(topic, partition, 0) for partition in range(args.partitions)])
+    while len(ended) < args.partitions:
+        m = reader.poll(0.1)
+        records.check_time()
+        if m is None:
+            continue
+        if m.error():
+            r.check(m.error().code() == KafkaError._PARTITION_EOF, m.error())
+            ended.add(m.partition())
+        else:
+            records.take(m.partition(), m.value())
+    records.check_complete()
+    committed = reader.committed(sources, TIMEOUT_S)
+    r.check(all(at.offset == end for at in committed), "the group of", topic, "has committed", committed)
+
+
+def verify(args):
+    source, out = args.topics
+    reader = consumer(args, **{"group.id": out + ".group", **COMMITTED})
+    read_committed(args, reader, out, args.records, [TopicPartition(source, p) for p in range(args.partitions)])
+    reader.close()
+
+
+def member(args):
+    self = r.Member(args)
+    reader = consumer(args, **{
+        "group.id": self.group,
+        "auto.offset.reset": "earliest",
+        "session.timeout.ms": 6000,
+        "heartbeat.interval.ms": 200,
+        "partition.assignment.strategy": "range" if self.ranges else "cooperative-sticky",
+    })
+    reader.subscribe([self.topic])
+    while not self.is_asked_to_leave():
+        m = reader.poll(0.1)
+        self.assigned(at.partition for at in reader.assignment())
+        if m is None:
+            continue
+        if m.error():
+            raise KafkaException(m.error())
+        self.took(m.partition(), m.offset())
+        try:
+            reader.commit(message=m, asynchronous=False)
+        except KafkaException as error:
+            self.not_committed(error)
+    reader.close()
+
+
+def until_done(call, *arguments):
+    """A call that may be repeated as it is."""
+    while True:
+        try:
+            return call(*arguments)
+        except KafkaException as error:
+            if not error.args[0].retriable():
+                raise
+
+
+def transform(args):
+    source, out, name = args.topics
+    termination = r.Termination()
+    batch = []
+
+    def new_producer():
+        made = Producer({
+            "bootstrap.servers": args.bootstrap,
+            "transactional.id": f"{out}.{name}",
+            "transaction.timeout.ms": 10_000,
+        })
+        until_done(made.init_transactions, TIMEOUT_S)
+        return made
+
+    def revoked(*_):
+        # Another member has them now, and what was not committed with them.
+        batch.clear()
+
+    reader = consumer(args, **{
+        "group.id": out + ".group",
+        "isolation.level": "read_committed",
+        "auto.offset.reset": "earliest",
+        "session.timeout.ms": 6000,
+        "heartbeat.interval.ms": 200,
+    })
+    reader.subscribe([source], on_revoke=revoked, on_lost=revoked)
+    producer = new_producer()
+    while not termination.asked:
+        batch.clear()
+        while len(batch) < r.AT_ONCE:
+            m = reader.poll(0 if batch else 0.1)
+            if m is None:
+                break
+            if m.error():
+                raise KafkaException(m.error())
+            batch.append(m)
+        if not batch:
+            continue
+        offsets = {}
+        try:
+            producer.begin_transaction()
+            for m in batch:
+                r.check_input(source, m.partition(), m.offset(), m.key(), m.value())
+                to = r.record(out, m.partition(), m.offset())
+                producer.produce(out, to.value, to.key, m.partition(), timestamp=to.timestamp, headers=to.headers)
+                offsets[m.partition()] = m.offset() + 1
+            next_ones = [TopicPartition(source, partition, offset) for partition, offset in offsets.items()]
+            until_done(producer.send_offsets_to_transaction, next_ones, reader.consumer_group_metadata(), TIMEOUT_S)
+            until_done(producer.commit_transaction, TIMEOUT_S)
+        except KafkaException as error:
+            print("not committed:", error, flush=True)
+            try:
+                until_done(producer.abort_transaction, TIMEOUT_S)
+            except KafkaException:
+                # Fenced: the coordinator has aborted by itself.
+                producer = new_producer()
+            start_over(reader)
+            continue
+        r.say_committed(offsets)
+    reader.close()
+
+
+def start_over(reader):
+    """From what is committed, be the transaction aborted by us or by another incarnation."""
+    committed = reader.committed(reader.assignment(), TIMEOUT_S) if reader.assignment() else []
+    for at in committed:
+        at.offset = max(at.offset, 0)
+    if committed:
+        reader.assign(committed)
+
+
 def transact(args):
     topic = args.topics[0]
     end = args.first + args.records
@@ -178,8 +314,7 @@ def transact(args):
     send(new)
     new.abort_transaction(TIMEOUT_S)
 
-    reader = consumer(args, **{"group.id": group_id, "isolation.level": "read_committed",
-                               "enable.partition.eof": True})
+    reader = consumer(args, **{"group.id": group_id, **COMMITTED})
     new.begin_transaction()
     send(new)
     offsets = [TopicPartition(*at, end) for at in r.partitions(args)]
@@ -190,22 +325,7 @@ def transact(args):
     lose(new)
     new.abort_transaction(TIMEOUT_S)
 
-    seen = dict.fromkeys(range(args.partitions), 0)
-    ended = set()
-    reader.assign([TopicPartition(*at, 0) for at in r.partitions(args)])
-    while len(ended) < args.partitions:
-        m = reader.poll(TIMEOUT_S)
-        r.check(m is not None, topic, "is read only up to", seen)
-        if m.error():
-            r.check(m.error().code() == KafkaError._PARTITION_EOF, m.error())
-            ended.add(m.partition())
-            continue
-        want = r.record(topic, m.partition(), seen[m.partition()])
-        r.check(m.value() == want.value, f"{topic}/{m.partition()}: {m.value()!r:.200} is not of {want!r:.200}")
-        seen[m.partition()] += 1
-    r.check(all(count == end for count in seen.values()), topic, "has", seen, "of", end)
-    committed = reader.committed([TopicPartition(*at) for at in r.partitions(args)], TIMEOUT_S)
-    r.check(all(at.offset == end for at in committed), group_id, "has committed", committed)
+    read_committed(args, reader, topic, end, [TopicPartition(*at) for at in r.partitions(args)])
     reader.close()
 
     # Whoever starts next with its id finds an ongoing transaction, be the broker the same or not.
@@ -213,4 +333,5 @@ def transact(args):
     lose(new)
 
 
-r.run(r.commands(write=write, read=read, group=group, transact=transact))
+r.run(r.commands(write=write, read=read, group=group, member=member, transact=transact, transform=transform,
+                 verify=verify))

@@ -2,8 +2,11 @@
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import OffsetSpec
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.structs import OffsetAndMetadata
-from kafka.errors import BrokerResponseError, OffsetOutOfRangeError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
+from kafka.errors import (BrokerResponseError, KafkaError, OffsetOutOfRangeError, ProducerFencedError,
+                          TopicAlreadyExistsError, UnknownTopicOrPartitionError)
 
 import records as r
 
@@ -120,4 +123,160 @@ def group(args):
     reader.close()
 
 
-r.run(r.commands(write=write, read=read, group=group))
+def member(args):
+    self = r.Member(args)
+    reader = KafkaConsumer(
+        self.topic,
+        bootstrap_servers=args.bootstrap,
+        group_id=self.group,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        session_timeout_ms=6000,
+        heartbeat_interval_ms=200,
+        partition_assignment_strategy=[RangePartitionAssignor if self.ranges else CooperativeStickyAssignor],
+    )
+    while not self.is_asked_to_leave():
+        polled = reader.poll(100)
+        self.assigned(at.partition for at in reader.assignment())
+        for at, messages in polled.items():
+            for m in messages:
+                self.took(at.partition, m.offset)
+        if polled:
+            try:
+                reader.commit()
+            except KafkaError as error:
+                self.not_committed(error)
+    reader.close()
+
+
+def transact(args):
+    topic = args.topics[0]
+    end = args.first + args.records
+    group_id = topic + ".group"
+    partitions = [TopicPartition(topic, p) for p in range(args.partitions)]
+    if args.first == 0:
+        admin = KafkaAdminClient(bootstrap_servers=args.bootstrap)
+        create(args, admin, topic)
+        admin.close()
+
+    def producer():
+        made = KafkaProducer(bootstrap_servers=args.bootstrap, transactional_id=topic)
+        # What the program has left by its last end is aborted by the first of these.
+        made.init_transactions()
+        made.begin_transaction()
+        return made
+
+    def send(to):
+        for partition, index in r.indexes(args):
+            want = r.record(topic, partition, index)
+            to.send(topic, want.value, want.key, want.headers, partition, want.timestamp)
+
+    def lose(to):
+        """Records that nobody is to see."""
+        for at in partitions:
+            to.send(topic, b"lost", partition=at.partition)
+        to.flush(TIMEOUT_S)
+
+    old = producer()
+    lose(old)
+    new = producer()
+    try:
+        old.commit_transaction()
+    except ProducerFencedError:
+        pass
+    else:
+        r.check(False, "an old incarnation has committed")
+    old.close(1)
+    send(new)
+    new.abort_transaction()
+
+    new.begin_transaction()
+    send(new)
+    new.send_offsets_to_transaction({at: OffsetAndMetadata(end, "", -1) for at in partitions}, group_id)
+    new.commit_transaction()
+
+    new.begin_transaction()
+    lose(new)
+    new.abort_transaction()
+
+    reader = KafkaConsumer(
+        bootstrap_servers=args.bootstrap,
+        group_id=group_id,
+        enable_auto_commit=False,
+        isolation_level="read_committed",
+        fetch_max_wait_ms=100,
+    )
+    reader.assign(partitions)
+    reader.seek_to_beginning(*partitions)
+    stable = reader.end_offsets(partitions)
+    records = r.Committed(args, topic, end)
+    while any(reader.position(at) < stable[at] for at in partitions):
+        records.check_time()
+        for at, messages in reader.poll(100).items():
+            for m in messages:
+                records.take(at.partition, m.value)
+    records.check_complete()
+    for at in partitions:
+        r.check(reader.committed(at) == end, group_id, "has committed", reader.committed(at), "in", at)
+    reader.close()
+
+    # Whoever starts next with its id finds an ongoing transaction, be the broker the same or not.
+    new.begin_transaction()
+    lose(new)
+    new.close(0)
+
+
+def transform(args):
+    source, out, name = args.topics
+    termination = r.Termination()
+
+    def new_producer():
+        made = KafkaProducer(
+            bootstrap_servers=args.bootstrap, transactional_id=f"{out}.{name}", transaction_timeout_ms=10_000)
+        made.init_transactions()
+        return made
+
+    reader = KafkaConsumer(
+        source,
+        bootstrap_servers=args.bootstrap,
+        group_id=out + ".group",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        session_timeout_ms=6000,
+        heartbeat_interval_ms=200,
+        max_poll_records=r.AT_ONCE,
+    )
+    producer = new_producer()
+    while not termination.asked:
+        polled = reader.poll(100)
+        if not polled:
+            continue
+        offsets = {at: OffsetAndMetadata(messages[-1].offset + 1, "", -1) for at, messages in polled.items()}
+        try:
+            producer.begin_transaction()
+            for at, messages in polled.items():
+                for m in messages:
+                    r.check_input(source, at.partition, m.offset, m.key, m.value)
+                    to = r.record(out, at.partition, m.offset)
+                    producer.send(out, to.value, to.key, to.headers, at.partition, to.timestamp)
+            producer.send_offsets_to_transaction(offsets, reader.group_metadata())
+            producer.commit_transaction()
+        except KafkaError as error:
+            print("not committed:", repr(error), flush=True)
+            try:
+                producer.abort_transaction()
+            except KafkaError:
+                # Fenced: the coordinator has aborted by itself.
+                producer.close(0)
+                producer = new_producer()
+            # From what is committed, be the transaction aborted by us or by another incarnation.
+            for at in reader.assignment():
+                reader.seek(at, reader.committed(at) or 0)
+            continue
+        r.say_committed({at.partition: offset.offset for at, offset in offsets.items()})
+    producer.close(5)
+    reader.close()
+
+
+r.run(r.commands(write=write, read=read, group=group, member=member, transact=transact, transform=transform))

@@ -1,6 +1,7 @@
 """The records that every client writes and expects (../README.md), and the command line all share."""
 
 import argparse
+import signal
 import sys
 import time
 import zlib
@@ -149,6 +150,76 @@ class Group:
         check(offset == want, f"{self.id}: committed in partition {partition}: {offset}, expected {want}")
 
 
+class Committed:
+    """What a read_committed reader takes of a topic that transactions wrote: of each partition the records from the first
+    on, each once. Only their values are compared: offsets have gaps."""
+
+    def __init__(self, args, topic, end):
+        self.topic, self.end = topic, end
+        self.seen = dict.fromkeys(range(args.partitions), 0)
+        self.deadline = time.monotonic() + 30
+
+    def take(self, partition, value):
+        want = record(self.topic, partition, self.seen[partition]).value
+        check(value == want, f"{self.topic}/{partition} record {self.seen[partition]}: {value!r:.200}, not {want!r:.200}")
+        self.seen[partition] += 1
+
+    def check_time(self):
+        check(time.monotonic() < self.deadline, f"{self.topic} is read only up to {self.seen}")
+
+    def check_complete(self):
+        check(all(count == self.end for count in self.seen.values()), self.topic, "has", self.seen, "of", self.end)
+
+
+# What `transform` takes in one transaction: little, so that many are needed.
+AT_ONCE = 10
+
+
+def check_input(topic, partition, offset, key, value):
+    want = record(topic, partition, offset)
+    check((key, value) == (want.key, want.value), f"{topic}/{partition} offset {offset}: {key!r:.200}, {value!r:.200}")
+
+
+def say_committed(offsets):
+    print("committed", *(number for pair in sorted(offsets.items()) for number in pair), flush=True)
+
+
+class Termination:
+    """SIGTERM asks a program that otherwise goes on for ever to end in order."""
+
+    def __init__(self):
+        self.asked = False
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, *_):
+        self.asked = True
+
+
+class Member:
+    """Says what a member of a group is assigned and what it takes."""
+
+    def __init__(self, args):
+        self.topic, self.group = args.topics
+        self.ranges = self.group.endswith(".range")
+        self.said = None
+        self.termination = Termination()
+
+    def is_asked_to_leave(self):
+        return self.termination.asked
+
+    def assigned(self, partitions):
+        if self.said != sorted(partitions):
+            self.said = sorted(partitions)
+            print("assigned", *self.said, flush=True)
+
+    def took(self, partition, offset):
+        print("took", partition, offset, flush=True)
+
+    def not_committed(self, error):
+        """Who has the partition next takes the records again."""
+        print("not committed:", repr(error), flush=True)
+
+
 def how(topic):
     """From the topic's name: (idempotent?, codec or None)."""
     mode = topic.rsplit(".", 1)[1]
@@ -158,7 +229,7 @@ def how(topic):
 
 def arguments():
     parser = argparse.ArgumentParser()
-    parser.add_argument("command", choices=["write", "read", "group", "transact"])
+    parser.add_argument("command", choices=["write", "read", "group", "member", "transact", "transform", "verify"])
     parser.add_argument("--bootstrap", required=True)
     parser.add_argument("--partitions", type=int, required=True)
     parser.add_argument("--first", type=int, default=0)

@@ -25,6 +25,10 @@ record Arguments(String command, String bootstrap, int partitions, int first, in
         return new Arguments(command, bootstrap, partitions, first, records, topics);
     }
 
+    Arguments with(List<String> otherTopics) {
+        return new Arguments(command, bootstrap, partitions, first, records, otherTopics);
+    }
+
     List<TopicPartition> topicPartitions() {
         List<TopicPartition> all = new ArrayList<>();
         for (String topic : topics) {

@@ -43,15 +43,23 @@ public final class Main {
                 case "read" -> read(args);
                 case "admin" -> AdminApi.run(args);
                 case "group" -> Groups.run(args);
+                case "member" -> Members.run(args);
                 case "transact" -> Transactions.run(args);
+                case "transform" -> Transform.run(args);
+                case "verify" -> Transactions.verify(args);
+                case "lines" -> WordCount.lines(args);
+                case "streams" -> WordCount.run(args);
+                case "counts" -> WordCount.counts(args);
                 default -> throw new IllegalArgumentException("unknown command " + args.command());
             }
         } catch (Check.Mismatch mismatch) {
             System.err.println("MISMATCH: " + mismatch.getMessage());
-            System.exit(1);
+            Termination.fail();
+            return;
         } catch (Exception error) {
             error.printStackTrace();
-            System.exit(1);
+            Termination.fail();
+            return;
         }
         int count = args.topics().size() * args.partitions() * args.records();
         System.out.println(args.command() + ": "

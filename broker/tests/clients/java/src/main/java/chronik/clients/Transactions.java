@@ -77,6 +77,21 @@ final class Transactions {
         left.close(Duration.ZERO);
     }
 
+    /** Of an input and an output: each record of the one is in the other once, and the group is done with it. */
+    static void verify(Arguments args) throws Exception {
+        String out = args.topics().get(1);
+        read(args.with(List.of(out)), args.records());
+        String group = out + ".group";
+        try (Admin admin = Admin.create(Map.of("bootstrap.servers", args.bootstrap()))) {
+            Map<TopicPartition, OffsetAndMetadata> committed =
+                admin.listConsumerGroupOffsets(group).partitionsToOffsetAndMetadata().get();
+            for (TopicPartition at : args.with(List.of(args.topics().get(0))).topicPartitions()) {
+                Long offset = committed.get(at) == null ? null : committed.get(at).offset();
+                Check.equal(group + " in " + at, offset, (long) args.records());
+            }
+        }
+    }
+
     private static Producer<byte[], byte[]> producer(Arguments args, String id) {
         return Main.producer(args, Map.of(ProducerConfig.TRANSACTIONAL_ID_CONFIG, id));
     }

@@ -1,4 +1,6 @@
-package main
+// Package common is what the Go clients' programs share: the records that every client writes and expects, and the
+// command line (../../README.md).
+package common
 
 import (
 	"bytes"
@@ -6,9 +8,22 @@ import (
 	"hash/crc32"
 	"slices"
 	"strings"
-
-	"github.com/twmb/franz-go/pkg/kgo"
 )
+
+// Record is one record of any client.
+type Record struct {
+	Topic             string
+	Partition, Offset int
+	TimestampMs       int64
+	Key, Value        []byte
+	Headers           []Header
+}
+
+// Header of a record.
+type Header struct {
+	Key   string
+	Value []byte
+}
 
 // Old on purpose: a broker that takes its own clock for the record's is found out.
 const baseTimestampMs = 1_700_000_000_000
@@ -26,7 +41,8 @@ func pseudoRandomBytes(seed uint32, count int) []byte {
 	return out
 }
 
-func timestampMs(partition, index int) int64 {
+// TimestampMs is the time of a record.
+func TimestampMs(partition, index int) int64 {
 	at := int64(baseTimestampMs + partition*1_000_000 + index*1000)
 	if index%5 == 3 {
 		at -= 5000
@@ -41,10 +57,15 @@ func limited(topic string) bool {
 	})
 }
 
-// expected is the record that ../README.md defines, without offset and timestamp.
-func expected(topic string, partition, index int) *kgo.Record {
+// Mode is how a topic's records are written: the last part of its name.
+func Mode(topic string) string {
+	return topic[strings.LastIndexByte(topic, '.')+1:]
+}
+
+// Expected is the record that the README defines.
+func Expected(topic string, partition, index int) Record {
 	seed := crc32.ChecksumIEEE(fmt.Appendf(nil, "%s/%d/%d", topic, partition, index))
-	r := &kgo.Record{Topic: topic, Partition: int32(partition)}
+	r := Record{Topic: topic, Partition: partition, Offset: index, TimestampMs: TimestampMs(partition, index)}
 	switch index % 5 {
 	case 1:
 		r.Key = []byte{}
@@ -74,13 +95,13 @@ func expected(topic string, partition, index int) *kgo.Record {
 	}
 	switch index % 4 {
 	case 1:
-		r.Headers = []kgo.RecordHeader{{Key: "h", Value: []byte("1")}}
+		r.Headers = []Header{{Key: "h", Value: []byte("1")}}
 	case 2:
-		r.Headers = []kgo.RecordHeader{
+		r.Headers = []Header{
 			{Key: "trace", Value: pseudoRandomBytes(seed, 8)}, {Key: "empty", Value: []byte{}},
 		}
 	case 3:
-		r.Headers = []kgo.RecordHeader{
+		r.Headers = []Header{
 			{Key: "twice", Value: []byte("a")}, {Key: "twice", Value: []byte("b")}, {Key: "twice", Value: []byte("a")},
 		}
 	}
@@ -89,7 +110,7 @@ func expected(topic string, partition, index int) *kgo.Record {
 			r.Value = []byte{}
 		}
 	} else if index%4 == 2 {
-		r.Headers = append(r.Headers, kgo.RecordHeader{Key: "null"})
+		r.Headers = append(r.Headers, Header{Key: "null"})
 	}
 	return r
 }
@@ -99,24 +120,24 @@ func sameBytes(a, b []byte) bool {
 	return (a == nil) == (b == nil) && bytes.Equal(a, b)
 }
 
-// compare says in what a record that was read differs from the expected one.
-func compare(have *kgo.Record, index int) error {
-	want := expected(have.Topic, int(have.Partition), index)
+// Compare says in what a record that was read differs from the expected one.
+func Compare(have Record, index int) error {
+	want := Expected(have.Topic, have.Partition, index)
 	differs := func(field string, a, b any) error {
 		return fmt.Errorf("%s/%d record %d: %s is %.300s, expected %.300s",
 			have.Topic, have.Partition, index, field, fmt.Sprintf("%#v", a), fmt.Sprintf("%#v", b))
 	}
-	switch at := timestampMs(int(have.Partition), index); {
-	case have.Offset != int64(index):
-		return differs("offset", have.Offset, index)
-	case have.Timestamp.UnixMilli() != at:
-		return differs("timestamp", have.Timestamp.UnixMilli(), at)
+	switch {
+	case have.Offset != want.Offset:
+		return differs("offset", have.Offset, want.Offset)
+	case have.TimestampMs != want.TimestampMs:
+		return differs("timestamp", have.TimestampMs, want.TimestampMs)
 	case !sameBytes(have.Key, want.Key):
 		return differs("key", have.Key, want.Key)
 	case !sameBytes(have.Value, want.Value):
 		return differs("value", have.Value, want.Value)
 	}
-	same := slices.EqualFunc(have.Headers, want.Headers, func(a, b kgo.RecordHeader) bool {
+	same := slices.EqualFunc(have.Headers, want.Headers, func(a, b Header) bool {
 		return a.Key == b.Key && sameBytes(a.Value, b.Value)
 	})
 	if !same {
@@ -125,12 +146,19 @@ func compare(have *kgo.Record, index int) error {
 	return nil
 }
 
-// offsetForTime is the first offset, in the log's order, whose timestamp is at least t; -1 if there is none.
-func offsetForTime(partition, records int, t int64) int64 {
+// OffsetForTime is the first offset, in the log's order, whose timestamp is at least t; -1 if there is none.
+func OffsetForTime(partition, records int, t int64) int64 {
 	for i := range records {
-		if timestampMs(partition, i) >= t {
+		if TimestampMs(partition, i) >= t {
 			return int64(i)
 		}
 	}
 	return -1
+}
+
+// Times before, amid and after the records of some partition: each is asked of all partitions.
+func Times(args Arguments) []int64 {
+	return []int64{
+		0, TimestampMs(0, args.Records/2), TimestampMs(1, args.Records/2), TimestampMs(args.Partitions, args.Records),
+	}
 }

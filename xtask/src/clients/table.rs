@@ -1,0 +1,55 @@
+//! The clients, and which commands the program of each has.
+
+/// How a topic's records are written: the last part of its name.
+pub type Mode = &'static str;
+
+const ALL: &[Mode] = &["plain", "idempotent", "gzip", "snappy", "lz4", "zstd"];
+/// Of a client whose other codecs would be packages of their own.
+const WITHOUT_NATIVE: &[Mode] = &["plain", "idempotent", "gzip"];
+/// Of a client without an idempotent producer.
+const NOT_IDEMPOTENT: &[Mode] = &["plain", "gzip", "snappy", "lz4", "zstd"];
+
+pub struct Client {
+    pub name: &'static str,
+    /// What is to be installed for it.
+    pub language: &'static str,
+    /// Ways in which it writes, and which it can read.
+    pub modes: &'static [Mode],
+    /// Those of its program that are not common to all.
+    commands: &'static [&'static str],
+    /// It knows the assignor `range`, which all that share a group must.
+    pub assigns_ranges: bool,
+}
+
+impl Client {
+    pub fn has(&self, command: &str) -> bool {
+        self.commands.contains(&command)
+    }
+}
+
+const fn client(
+    name: &'static str,
+    language: &'static str,
+    modes: &'static [Mode],
+    commands: &'static [&'static str],
+) -> Client {
+    Client { name, language, modes, commands, assigns_ranges: true }
+}
+
+pub const CLIENTS: [Client; 11] = [
+    client("java", "java", ALL, &["group", "member", "transact", "transform", "verify", "admin", "streams"]),
+    client("confluent", "python", ALL, &["group", "member", "transact", "transform", "verify"]),
+    client("aiokafka", "python", WITHOUT_NATIVE, &["group", "member", "transact"]),
+    client("kafka-python", "python", WITHOUT_NATIVE, &["group", "member", "transact", "transform"]),
+    client("franz-go", "go", ALL, &["group", "member", "transact", "transform", "verify"]),
+    client("sarama", "go", ALL, &["group", "member", "transact", "admin"]),
+    client("kafka-go", "go", NOT_IDEMPOTENT, &["group", "member", "admin"]),
+    Client {
+        assigns_ranges: false,
+        ..client("kafkajs", "node", WITHOUT_NATIVE, &["group", "member", "transact", "admin"])
+    },
+    client("krafka", "rust", ALL, &["group", "member", "transact", "transform"]),
+    client("kcat", "kcat", ALL, &["group", "member"]),
+    // Apache Kafka's command line tools: no program of ours, see `tools`.
+    client("tools", "java", &[], &["admin"]),
+];
