@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{
-    ApiKey, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteTopicsRequest,
-    DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest, DescribeTransactionsRequest,
-    FetchRequest, FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
-    ListGroupsRequest, ListOffsetsRequest, ListTransactionsRequest, MetadataRequest, OffsetCommitRequest,
-    OffsetFetchRequest, ProduceRequest, RequestHeader,
+    ApiKey, ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest, CreatePartitionsRequest,
+    CreateTopicsRequest, DeleteGroupsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
+    DescribeGroupsRequest, DescribeLogDirsRequest, DescribeTransactionsRequest, FetchRequest,
+    FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, ListGroupsRequest,
+    ListOffsetsRequest, ListTransactionsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest,
+    ProduceRequest, RequestHeader,
 };
 use kafka_protocol::protocol::{Decodable, HeaderVersion, Request, StrBytes, VersionRange};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -52,8 +53,10 @@ spoken! {
     IncrementalAlterConfigsRequest => 1..=1,
     InitProducerIdRequest => 2..=4,
     FindCoordinatorRequest => 4..=4,
-    ListGroupsRequest => 4..=4,
+    ListGroupsRequest => 4..=5,
     DescribeGroupsRequest => 5..=5,
+    ConsumerGroupHeartbeatRequest => 1..=1,
+    ConsumerGroupDescribeRequest => 1..=1,
     OffsetFetchRequest => 8..=9,
     OffsetCommitRequest => 8..=9,
     DeleteGroupsRequest => 2..=2,
@@ -127,7 +130,7 @@ impl Connection {
             address: self.address.clone(),
             what: format!("{api:?} {what}"),
         };
-        guard::check(api, &body).map_err(|what| malformed(what.to_owned()))?;
+        guard::check_version(api, version, &body).map_err(|what| malformed(what.to_owned()))?;
         R::Response::decode(&mut body, version).map_err(|error| malformed(error.to_string()))
     }
 

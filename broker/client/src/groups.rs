@@ -1,12 +1,13 @@
 //! Consumer groups, by the requests of Kafka's Admin API: this client is a member of none.
 
+use kafka_protocol::messages::consumer_group_describe_response::Assignment;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::{
-    DeleteGroupsRequest, DescribeGroupsRequest, GroupId, ListGroupsRequest, OffsetCommitRequest,
-    OffsetFetchRequest,
+    ApiKey, ConsumerGroupDescribeRequest, DeleteGroupsRequest, DescribeGroupsRequest, GroupId,
+    ListGroupsRequest, OffsetCommitRequest, OffsetFetchRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -14,6 +15,11 @@ use super::admin::first;
 use super::cluster::{Client, topic_name};
 use super::coordinators::Kind;
 use super::error::{ClientError, check};
+
+/// `GROUP_ID_NOT_FOUND`, and `UNSUPPORTED_VERSION` where the new protocol is switched off.
+const NO_CONSUMER_GROUP: [i16; 2] = [69, 35];
+/// The type of a member that speaks the classic protocol.
+const CLASSIC_MEMBER: i8 = 0;
 
 /// A group, as a list of groups tells it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +30,9 @@ pub struct ListedGroup {
     pub state: String,
     /// `consumer` for consumers; empty for a group that only has offsets.
     pub protocol_type: String,
+    /// The protocol by which its members find together: `classic`, or `consumer` for the new one (KIP-848). Empty where the server
+    /// does not tell.
+    pub kind: String,
 }
 
 /// A group and its members.
@@ -39,6 +48,17 @@ pub struct Group {
     pub protocol: String,
     /// In the coordinator's order.
     pub members: Vec<GroupMember>,
+    /// Of a group of the new protocol.
+    pub epochs: Option<GroupEpochs>,
+}
+
+/// How far a group of the new protocol has come (KIP-848).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupEpochs {
+    /// Goes up with each change of members, subscriptions and topics.
+    pub group: i32,
+    /// Of the change up to which it is settled who is to have what.
+    pub assignment: i32,
 }
 
 /// A member of a [`Group`].
@@ -54,6 +74,19 @@ pub struct GroupMember {
     pub host: String,
     /// Topics and partitions that it has.
     pub assigned: Vec<(String, i32)>,
+    /// Of a member of a group of the new protocol.
+    pub way: Option<MemberWay>,
+}
+
+/// A member's way to what it is to have, in a group of the new protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberWay {
+    /// The group's, up to which it has followed.
+    pub epoch: i32,
+    /// Topics and partitions that it is to have in the end.
+    pub target: Vec<(String, i32)>,
+    /// It still speaks the classic protocol.
+    pub classic: bool,
 }
 
 /// How far a group has come in a partition.
@@ -81,17 +114,23 @@ impl Client {
                 id: group.group_id.to_string(),
                 state: group.group_state.to_string(),
                 protocol_type: group.protocol_type.to_string(),
+                kind: group.group_type.to_lowercase(),
             }));
         }
         groups.sort();
         Ok(groups)
     }
 
-    /// A group and its members; one that does not exist has the state `Dead`.
+    /// A group of either protocol and its members; one that does not exist has the state `Dead`.
     ///
     /// # Errors
     /// [`ClientError`]; the server's refusal by name.
     pub async fn describe_group(&mut self, id: &str) -> Result<Group, ClientError> {
+        if self.offered(ApiKey::ConsumerGroupDescribe).await?.is_some_and(|offered| offered.max >= 1)
+            && let Some(group) = self.describe_consumer_group(id).await?
+        {
+            return Ok(group);
+        }
         let request = DescribeGroupsRequest::default().with_groups(vec![group_id(id)]);
         let code = |r: &<DescribeGroupsRequest as kafka_protocol::protocol::Request>::Response| {
             r.groups.first().map_or(0, |group| group.error_code)
@@ -107,14 +146,51 @@ impl Client {
             host: member.client_host.trim_start_matches('/').to_owned(),
             // Of other protocols than consumers', only they know what it means.
             assigned: assigned(&member.member_assignment).unwrap_or_default(),
+            way: None,
         });
         Ok(Group {
+            epochs: None,
             members: members.collect(),
             id: group.group_id.to_string(),
             state: group.group_state.to_string(),
             protocol_type: group.protocol_type.to_string(),
             protocol: group.protocol_data.to_string(),
         })
+    }
+
+    /// One of the new protocol; `None` when it is none.
+    async fn describe_consumer_group(&mut self, id: &str) -> Result<Option<Group>, ClientError> {
+        let request = ConsumerGroupDescribeRequest::default().with_group_ids(vec![group_id(id)]);
+        let code = |r: &<ConsumerGroupDescribeRequest as kafka_protocol::protocol::Request>::Response| {
+            r.groups.first().map_or(0, |group| group.error_code)
+        };
+        let response = self.coordinated(Kind::Group, id, &request, code).await?;
+        let what = || format!("describe group {id}");
+        let group = first(response.groups, what)?;
+        if NO_CONSUMER_GROUP.contains(&group.error_code) {
+            return Ok(None);
+        }
+        check(group.error_code, group.error_message.as_deref(), what)?;
+        let members = group.members.into_iter().map(|member| GroupMember {
+            id: member.member_id.to_string(),
+            instance_id: member.instance_id.map(|id| id.to_string()),
+            client_id: member.client_id.to_string(),
+            host: member.client_host.trim_start_matches('/').to_owned(),
+            assigned: partitions_of(member.assignment),
+            way: Some(MemberWay {
+                epoch: member.member_epoch,
+                target: partitions_of(member.target_assignment),
+                classic: member.member_type == CLASSIC_MEMBER,
+            }),
+        });
+        Ok(Some(Group {
+            epochs: Some(GroupEpochs { group: group.group_epoch, assignment: group.assignment_epoch }),
+            members: members.collect(),
+            id: group.group_id.to_string(),
+            state: group.group_state.to_string(),
+            protocol_type: "consumer".to_owned(),
+            protocol: group.assignor_name.to_string(),
+        }))
     }
 
     /// The offsets a group has committed, by topic and partition.
@@ -204,6 +280,15 @@ impl Client {
         let result = first(response.results, what)?;
         Ok(check(result.error_code, None, what)?)
     }
+}
+
+fn partitions_of(assignment: Assignment) -> Vec<(String, i32)> {
+    let mut all = Vec::new();
+    for topic in assignment.topic_partitions {
+        all.extend(topic.partitions.into_iter().map(|partition| (topic.topic_name.to_string(), partition)));
+    }
+    all.sort();
+    all
 }
 
 fn group_id(id: &str) -> GroupId {

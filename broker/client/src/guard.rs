@@ -23,9 +23,13 @@ enum Shape {
     Ints,
     /// A compact array of strings.
     Texts,
+    /// A structure.
+    One(&'static [Shape]),
+    /// A structure, or null.
+    Maybe(&'static [Shape]),
 }
 
-use Shape::{Fixed, Ints, List, Text, Texts};
+use Shape::{Fixed, Ints, List, Maybe, One, Text, Texts};
 
 const METADATA: &[Shape] = &[
     Fixed(4),
@@ -105,6 +109,25 @@ const INIT_PRODUCER_ID: &[Shape] = &[Fixed(4), Fixed(2), Fixed(8), Fixed(2)];
 
 const FIND_COORDINATOR: &[Shape] = &[Fixed(4), List(&[Text, Fixed(4), Text, Fixed(4), Fixed(2), Text])];
 const LIST_GROUPS: &[Shape] = &[Fixed(4), Fixed(2), List(&[Text, Text, Text])];
+/// From version 5 on, with the type of each.
+const LIST_TYPED_GROUPS: &[Shape] = &[Fixed(4), Fixed(2), List(&[Text, Text, Text, Text])];
+const CONSUMER_GROUP_HEARTBEAT: &[Shape] =
+    &[Fixed(4), Fixed(2), Text, Text, Fixed(4), Fixed(4), Maybe(&[List(&[Fixed(16), Ints])])];
+const ASSIGNMENT: Shape = One(&[List(&[Fixed(16), Text, Ints])]);
+const CONSUMER_GROUP_DESCRIBE: &[Shape] = &[
+    Fixed(4),
+    List(&[
+        Fixed(2),
+        Text,
+        Text,
+        Text,
+        Fixed(4),
+        Fixed(4),
+        Text,
+        List(&[Text, Text, Text, Fixed(4), Text, Text, Texts, Text, ASSIGNMENT, ASSIGNMENT, Fixed(1)]),
+        Fixed(4),
+    ]),
+];
 const DESCRIBE_GROUPS: &[Shape] = &[
     Fixed(4),
     List(&[Fixed(2), Text, Text, Text, Text, List(&[Text, Text, Text, Text, Text, Text]), Fixed(4)]),
@@ -119,11 +142,22 @@ const LIST_TRANSACTIONS: &[Shape] = &[Fixed(4), Fixed(2), Texts, List(&[Text, Fi
 const DESCRIBE_TRANSACTIONS: &[Shape] =
     &[Fixed(4), List(&[Fixed(2), Text, Text, Fixed(4), Fixed(8), Fixed(8), Fixed(2), List(&[Text, Ints])])];
 
-/// Walks `body`, the answer to `api` without its header.
+/// Walks `body`, the answer to `api` in this version, without its header.
 ///
 /// # Errors
 /// What does not fit, in a few words.
-pub(super) fn check(api: ApiKey, body: &Bytes) -> Result<(), &'static str> {
+pub(super) fn check_version(api: ApiKey, version: i16, body: &Bytes) -> Result<(), &'static str> {
+    match (api, version) {
+        (ApiKey::ListGroups, 5..) => structure(&mut body.as_ref(), LIST_TYPED_GROUPS),
+        _ => check(api, body),
+    }
+}
+
+/// The same of an API whose answers have one shape in all versions that this client speaks.
+///
+/// # Errors
+/// What does not fit, in a few words.
+fn check(api: ApiKey, body: &Bytes) -> Result<(), &'static str> {
     let shape = match api {
         ApiKey::Metadata => METADATA,
         ApiKey::Produce => PRODUCE,
@@ -139,6 +173,8 @@ pub(super) fn check(api: ApiKey, body: &Bytes) -> Result<(), &'static str> {
         ApiKey::FindCoordinator => FIND_COORDINATOR,
         ApiKey::ListGroups => LIST_GROUPS,
         ApiKey::DescribeGroups => DESCRIBE_GROUPS,
+        ApiKey::ConsumerGroupHeartbeat => CONSUMER_GROUP_HEARTBEAT,
+        ApiKey::ConsumerGroupDescribe => CONSUMER_GROUP_DESCRIBE,
         ApiKey::OffsetFetch => OFFSET_FETCH,
         ApiKey::OffsetCommit => OFFSET_COMMIT,
         ApiKey::DeleteGroups => DELETE_GROUPS,
@@ -165,6 +201,12 @@ fn structure(data: &mut &[u8], shape: &[Shape]) -> Result<(), &'static str> {
                 for _ in 0..length(data)? {
                     let length = length(data)?;
                     skip(data, length)?;
+                }
+            }
+            One(fields) => structure(data, fields)?,
+            Maybe(fields) => {
+                if data.try_get_i8().map_err(|_| "it ends inside a field")? == 1 {
+                    structure(data, fields)?;
                 }
             }
             List(element) => {
@@ -318,6 +360,37 @@ mod tests {
             }),
         ] {
             assert_eq!(check(api, &body), Ok(()), "{api:?}");
+        }
+    }
+
+    #[test]
+    fn groups_of_the_new_protocol_pass_to_the_last_byte() {
+        use kafka_protocol::messages::consumer_group_describe_response as describe;
+        use kafka_protocol::messages::consumer_group_heartbeat_response as heartbeat;
+
+        let topic = describe::TopicPartitions::default().with_partitions(vec![1, 2]);
+        let assignment = describe::Assignment::default().with_topic_partitions(vec![topic]);
+        let member = describe::Member::default()
+            .with_subscribed_topic_names(vec![TopicName(StrBytes::from_static_str("t"))])
+            .with_assignment(assignment.clone())
+            .with_target_assignment(assignment);
+        let group = describe::DescribedGroup::default().with_members(vec![member.clone(), member]);
+        let described = ConsumerGroupDescribeResponse::default().with_groups(vec![group]);
+        let topic = heartbeat::TopicPartitions::default().with_partitions(vec![1, 2]);
+        let assignment = heartbeat::Assignment::default().with_topic_partitions(vec![topic]);
+        let told = ConsumerGroupHeartbeatResponse::default();
+        let listed = list_groups_response::ListedGroup::default();
+        let listed = ListGroupsResponse::default().with_groups(vec![listed]);
+        for (api, version, body) in [
+            (ApiKey::ConsumerGroupDescribe, 1, encoded(described, 1)),
+            (ApiKey::ConsumerGroupHeartbeat, 1, encoded(told.clone(), 1)),
+            (ApiKey::ConsumerGroupHeartbeat, 1, encoded(told.with_assignment(Some(assignment)), 1)),
+            (ApiKey::ListGroups, 5, encoded(listed, 5)),
+        ] {
+            assert_eq!(check_version(api, version, &body), Ok(()), "{api:?}");
+            for cut in 0..body.len() {
+                assert!(check_version(api, version, &body.slice(..cut)).is_err(), "{api:?} cut at {cut}");
+            }
         }
     }
 

@@ -27,6 +27,6 @@ pub use cluster::{Broker, Client, Cluster, Partition, Topic};
 pub use configs::{ConfigDetails, ConfigSynonym};
 pub use connection::{Connection, RequestVersion};
 pub use error::{ClientError, Refusal, error_name};
-pub use groups::{CommittedOffset, Group, GroupMember, ListedGroup};
+pub use groups::{CommittedOffset, Group, GroupEpochs, GroupMember, ListedGroup, MemberWay};
 pub use records::{Acks, Fetched, Position};
 pub use transactions::{ListedTransaction, Transaction};

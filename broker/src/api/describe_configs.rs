@@ -4,7 +4,8 @@ use chronik_core::controller::check_topic_name;
 use chronik_core::ids::BrokerId;
 use chronik_core::metadata::MetadataImage;
 use chronik_core::metadata::config::{
-    ConfigEntry, ConfigKind, ConfigSource, describe_broker, describe_broker_default, describe_topic,
+    ConfigEntry, ConfigKind, ConfigSource, describe_broker, describe_broker_default, describe_group,
+    describe_topic,
 };
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
@@ -22,6 +23,7 @@ pub const API: Api = Api { key: ApiKey::DescribeConfigs, min: 1, max: 4, serve: 
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
 const CLIENT_METRICS: i8 = 16;
+const GROUP: i8 = 32;
 
 fn serve(mut request: Request) -> Reply {
     let body: DescribeConfigsRequest = match request.decode() {
@@ -94,6 +96,10 @@ fn describe(
             Err((ResponseError::InvalidRequest, why))
         }
         CLIENT_METRICS => Ok(no_subscription().to_vec()),
+        GROUP if name.is_empty() => {
+            Err((ResponseError::InvalidRequest, "Group name must not be empty".to_string()))
+        }
+        GROUP => Ok(describe_group(image, name)),
         other => Err((ResponseError::InvalidRequest, format!("Unsupported resource type: {other}"))),
     }
 }
@@ -199,6 +205,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_groups_settings_whether_it_is_there_or_not() {
+        let fixture = Fixture::new().await;
+        let name = "consumer.heartbeat.interval.ms";
+        let request = ask(GROUP, "g", Some(vec![name])).with_include_synonyms(true);
+        for (set, value, source, synonyms) in [(None, "5000", 5, 1), (Some("6000"), "6000", 8, 2)] {
+            fixture.alter_config(GROUP, "g", name, set).await;
+            let response: DescribeConfigsResponse = fixture.call(4, &request).await;
+            let [setting] = &response.results[0].configs[..] else { panic!("{response:?}") };
+            assert_eq!((setting.value.as_deref(), setting.config_source), (Some(value), source));
+            assert_eq!((setting.synonyms.len(), setting.read_only), (synonyms, false));
+        }
+    }
+
+    #[tokio::test]
     async fn refusals_carry_kafkas_codes() {
         let fixture = Fixture::new().await;
         for (resource_type, name, code) in [
@@ -208,6 +228,7 @@ mod tests {
             (BROKER, "x", 42),
             (99, "", 42),
             (CLIENT_METRICS, "", 42),
+            (GROUP, "", 42),
         ] {
             let response: DescribeConfigsResponse = fixture.call(4, &ask(resource_type, name, None)).await;
             assert_eq!(response.results[0].error_code, code, "{resource_type} {name}");

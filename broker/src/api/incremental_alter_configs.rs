@@ -149,6 +149,8 @@ mod tests {
             (on(2, "a b", set("max.message.bytes", "1")), 17),
             (on(4, "x", set("message.max.bytes", "1")), 42),
             (on(4, "7", set("message.max.bytes", "1")), 42),
+            (on(32, "g", set("consumer.session.timeout.ms", "1")), 40),
+            (on(32, "", set("consumer.session.timeout.ms", "50000")), 42),
             (on(99, "a", set("x", "1")), 42),
         ] {
             let response: IncrementalAlterConfigsResponse =

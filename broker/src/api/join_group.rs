@@ -2,7 +2,7 @@
 //!
 //! A member that waits holds no permit: what its group remembers of it is the coordinator's.
 
-use chronik_core::group::{Answer, Call, Caller};
+use chronik_core::group::{Answer, Call};
 use kafka_protocol::messages::{ApiKey, JoinGroupRequest, JoinGroupResponse};
 
 use super::{Api, Reply, Request};
@@ -19,10 +19,7 @@ fn serve(mut request: Request) -> Reply {
         Err(close) => return close,
     };
     let version = request.head.version;
-    let caller = Caller {
-        client_id: request.head.client_id.as_deref().unwrap_or_default().to_string(),
-        client_host: group::host_of(request.conn.peer.ip()),
-    };
+    let caller = group::caller_of(&request);
     let group_id = body.group_id.clone();
     let told = request.broker.groups.call(&group_id, Call::JoinGroup(body, version, caller));
     let broker = request.broker.clone();

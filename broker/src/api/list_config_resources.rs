@@ -1,5 +1,6 @@
 //! ListConfigResources (74): what has settings (KIP-1142).
 
+use chronik_core::metadata::ConfigResource as Resource;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::list_config_resources_response::ConfigResource;
 use kafka_protocol::messages::{ApiKey, ListConfigResourcesRequest, ListConfigResourcesResponse};
@@ -16,7 +17,7 @@ const BROKER: i8 = 4;
 const CLIENT_METRICS: i8 = 16;
 const GROUP: i8 = 32;
 
-/// Of the types that a version knows, client metrics and groups have no settings here.
+/// Of the types that a version knows, client metrics have no settings here.
 fn known(version: i16) -> &'static [i8] {
     if version == 0 { &[CLIENT_METRICS] } else { &[TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP] }
 }
@@ -42,6 +43,13 @@ fn serve(mut request: Request) -> Reply {
         ConfigResource::default().with_resource_type(kind).with_resource_name(text(name))
     };
     let mut resources = Vec::new();
+    if wanted(GROUP) {
+        // A group that has no settings of its own is not told, whether it is there or not.
+        resources.extend(image.configs().filter_map(|(of, _)| match of {
+            Resource::Group(id) => Some(resource(GROUP, id)),
+            _ => None,
+        }));
+    }
     for kind in [BROKER_LOGGER, BROKER].into_iter().filter(|kind| wanted(*kind)) {
         let here = image.brokers().values().filter(|b| b.listener(&request.conn.listener).is_some());
         resources.extend(here.map(|b| resource(kind, &b.broker_id.to_string())));
@@ -66,17 +74,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn brokers_and_topics_have_settings() {
+    async fn groups_brokers_and_topics_have_settings() {
         let fixture = Fixture::new().await;
         fixture.register_broker(2, true).await;
         fixture.create_topic("a", 1).await;
+        fixture.alter_config(GROUP, "g", "consumer.session.timeout.ms", Some("50000")).await;
+        fixture.alter_config(GROUP, "gone", "consumer.session.timeout.ms", Some("50000")).await;
+        fixture.alter_config(GROUP, "gone", "consumer.session.timeout.ms", None).await;
         let of = |kind: i8, id: &str| (kind, id.to_string());
         let loggers = vec![of(BROKER_LOGGER, "1"), of(BROKER_LOGGER, "2")];
-        let topic = (TOPIC, "a".to_string());
-        let all = [loggers.clone(), vec![of(BROKER, "1"), of(BROKER, "2"), topic.clone()]].concat();
+        let (group, topic) = (of(GROUP, "g"), of(TOPIC, "a"));
+        let brokers = vec![of(BROKER, "1"), of(BROKER, "2"), topic.clone()];
+        let all = [vec![group.clone()], loggers.clone(), brokers].concat();
         assert_eq!(listed(&fixture, 1, &[]).await, (0, all.clone()));
-        assert_eq!(listed(&fixture, 1, &[GROUP, TOPIC]).await, (0, vec![topic]));
-        assert_eq!(listed(&fixture, 1, &[BROKER_LOGGER, CLIENT_METRICS, GROUP]).await, (0, loggers));
+        assert_eq!(listed(&fixture, 1, &[GROUP, TOPIC]).await, (0, vec![group, topic]));
+        assert_eq!(listed(&fixture, 1, &[BROKER_LOGGER, CLIENT_METRICS]).await, (0, loggers));
         assert_eq!(
             listed(&fixture, 1, &[TOPIC, 1]).await,
             (ResponseError::UnsupportedVersion.code(), vec![])

@@ -12,6 +12,10 @@ mod alter_replica_log_dirs;
 mod api_versions;
 mod broker;
 mod broker_logger;
+mod consumer_group_describe;
+mod consumer_group_heartbeat;
+#[cfg(test)]
+mod consumer_groups_tests;
 mod create_partitions;
 mod create_topics;
 mod delete_groups;
@@ -119,6 +123,8 @@ pub static TABLE: &[Api] = &[
     list_groups::API,
     delete_groups::API,
     offset_delete::API,
+    consumer_group_heartbeat::API,
+    consumer_group_describe::API,
     add_partitions_to_txn::API,
     add_offsets_to_txn::API,
     end_txn::API,
@@ -185,6 +191,8 @@ pub fn name(key: ApiKey) -> &'static str {
         ApiKey::ListGroups => "ListGroups",
         ApiKey::DeleteGroups => "DeleteGroups",
         ApiKey::OffsetDelete => "OffsetDelete",
+        ApiKey::ConsumerGroupHeartbeat => "ConsumerGroupHeartbeat",
+        ApiKey::ConsumerGroupDescribe => "ConsumerGroupDescribe",
         ApiKey::AddPartitionsToTxn => "AddPartitionsToTxn",
         ApiKey::AddOffsetsToTxn => "AddOffsetsToTxn",
         ApiKey::EndTxn => "EndTxn",
@@ -254,6 +262,8 @@ pub async fn dispatch(request: Request) -> Reply {
 const CLUSTER_OPERATIONS: i32 = bits(&[5, 7, 8, 9, 10, 11, 12]);
 /// The same of a topic.
 const TOPIC_OPERATIONS: i32 = bits(&[3, 4, 5, 6, 7, 8, 10, 11]);
+/// The same of a group.
+const GROUP_OPERATIONS: i32 = bits(&[3, 6, 8, 10, 11]);
 /// Stands for operations nobody asked for.
 const NOT_ASKED: i32 = i32::MIN;
 

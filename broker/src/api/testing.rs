@@ -13,7 +13,8 @@ use chronik_core::ids::{
 use chronik_core::log::{AbortedTransaction, ActiveProducer, AppendError, ProducerStateMap};
 use chronik_core::metadata::{Listener, SecurityProtocol};
 use chronik_core::record_batch::{BatchHeader, EndMarker, Verified, patch_base};
-use kafka_protocol::messages::ApiKey;
+use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafka_protocol::messages::{ApiKey, IncrementalAlterConfigsRequest};
 use kafka_protocol::protocol::{Decodable, HeaderVersion};
 use tokio::sync::oneshot;
 
@@ -21,7 +22,9 @@ use super::partitions::{
     FoundOffset, Journal, Listeners, Logs, Offsets, PartitionReader, ReadBytes, ReadError,
 };
 use super::voucher::Voucher;
-use super::{Broker, ConnectionInfo, Frame, Identity, Reply, Request, RequestHead, RequestPermit, dispatch};
+use super::{
+    Broker, ConnectionInfo, Frame, Identity, Reply, Request, RequestHead, RequestPermit, dispatch, text,
+};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::quorum::MetadataStore;
@@ -142,6 +145,21 @@ impl Fixture {
             self.logs.0.lock().unwrap().insert(TopicIdPartition { topic_id, partition }, Arc::default());
         }
         topic_id
+    }
+
+    /// Sets a setting, or removes it, as a client does.
+    pub async fn alter_config(&self, resource_type: i8, resource: &str, name: &str, value: Option<&str>) {
+        let config = AlterableConfig::default()
+            .with_name(text(name))
+            .with_config_operation(i8::from(value.is_none()))
+            .with_value(value.map(text));
+        let resource = AlterConfigsResource::default()
+            .with_resource_type(resource_type)
+            .with_resource_name(text(resource))
+            .with_configs(vec![config]);
+        let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
+        let response = self.call(1, &request).await;
+        assert_eq!(response.responses[0].error_code, 0, "{response:?}");
     }
 
     /// Raises the leader epoch of a topic's partitions, as this broker's restart does.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use anyhow::{Result, bail, ensure};
-use chronik_client::{Client, CommittedOffset, Group, GroupMember, Position};
+use chronik_client::{Client, CommittedOffset, Group, GroupEpochs, GroupMember, Position};
 use clap::{Args, Subcommand};
 
 use super::{Server, runtime, table};
@@ -96,8 +96,12 @@ async fn list(client: &mut Client, out: &mut impl Write) -> Result<()> {
     if groups.is_empty() {
         return Ok(writeln!(out, "No groups yet.")?);
     }
-    let mut rows = vec![["GROUP", "STATE", "PROTOCOL"].map(str::to_owned).to_vec()];
-    rows.extend(groups.into_iter().map(|group| vec![group.id, group.state, or_dash(group.protocol_type)]));
+    let mut rows = vec![["GROUP", "STATE", "TYPE", "PROTOCOL"].map(str::to_owned).to_vec()];
+    rows.extend(
+        groups
+            .into_iter()
+            .map(|group| vec![group.id, group.state, or_dash(group.kind), or_dash(group.protocol_type)]),
+    );
     table(out, rows)
 }
 
@@ -130,9 +134,16 @@ async fn describe(client: &mut Client, id: &str, out: &mut impl Write) -> Result
 
 fn show(group: &Group, rows: &BTreeMap<(String, i32), Row>, out: &mut impl Write) -> Result<()> {
     writeln!(out, "Group     {}", group.id)?;
+    writeln!(out, "Type      {}", if group.epochs.is_some() { "consumer" } else { "classic" })?;
     writeln!(out, "State     {}", group.state)?;
     writeln!(out, "Assignor  {}", or_dash(group.protocol.clone()))?;
+    if let Some(GroupEpochs { group, assignment }) = group.epochs {
+        let behind =
+            if assignment < group { format!(", assigned up to {assignment}") } else { String::new() };
+        writeln!(out, "Epoch     {group}{behind}")?;
+    }
     writeln!(out, "Members   {}", group.members.len())?;
+    show_ways(group, out)?;
     if rows.is_empty() {
         return Ok(writeln!(out, "\nNo offsets, and no partition is assigned.")?);
     }
@@ -158,6 +169,38 @@ fn show(group: &Group, rows: &BTreeMap<(String, i32), Row>, out: &mut impl Write
         vec![none(), none(), none(), none(), none(), name(member), member.host.clone()]
     }));
     table(out, shown)
+}
+
+/// The members of a group of the new protocol: what each has by now, and what it is to have in the end.
+fn show_ways(group: &Group, out: &mut impl Write) -> Result<()> {
+    let ways = group.members.iter().filter_map(|member| Some((member, member.way.as_ref()?)));
+    let mut shown = vec![["MEMBER", "EPOCH", "HOST", "HAS", "IS TO HAVE"].map(str::to_owned).to_vec()];
+    shown.extend(ways.map(|(member, way)| {
+        let classic = if way.classic { " (classic)" } else { "" };
+        vec![
+            format!("{}{classic}", name(member)),
+            way.epoch.to_string(),
+            member.host.clone(),
+            partitions(&member.assigned),
+            partitions(&way.target),
+        ]
+    }));
+    if shown.len() == 1 {
+        return Ok(());
+    }
+    writeln!(out)?;
+    table(out, shown)
+}
+
+/// `TOPIC:PARTITION,PARTITION`, and the next topic.
+fn partitions(all: &[(String, i32)]) -> String {
+    let of_one_topic = all.chunk_by(|one, next| one.0 == next.0);
+    let each = of_one_topic.filter_map(|of| {
+        let (topic, _) = of.first()?;
+        let numbers: Vec<String> = of.iter().map(|(_, partition)| partition.to_string()).collect();
+        Some(format!("{topic}:{}", numbers.join(",")))
+    });
+    or_dash(each.collect::<Vec<_>>().join(" "))
 }
 
 /// A static member's own name, or else the coordinator's.
@@ -241,36 +284,80 @@ async fn target(client: &mut Client, at: &(String, i32), known: Option<i64>, to:
 
 #[cfg(test)]
 mod tests {
+    use chronik_client::MemberWay;
+
     use super::*;
 
-    #[test]
-    fn a_group_is_shown_with_its_lag_and_who_has_what() {
-        let member = |id: &str, instance: Option<&str>, assigned: &[i32]| GroupMember {
+    fn member(id: &str, instance: Option<&str>, assigned: &[i32]) -> GroupMember {
+        GroupMember {
             id: id.to_owned(),
             instance_id: instance.map(str::to_owned),
             client_id: "c".to_owned(),
             host: "10.0.0.1".to_owned(),
-            assigned: assigned.iter().map(|p| ("t".to_owned(), *p)).collect(),
-        };
-        let group = Group {
+            assigned: of_t(assigned),
+            way: None,
+        }
+    }
+
+    fn of_t(partitions: &[i32]) -> Vec<(String, i32)> {
+        partitions.iter().map(|partition| ("t".to_owned(), *partition)).collect()
+    }
+
+    fn group(members: Vec<GroupMember>) -> Group {
+        Group {
             id: "g".to_owned(),
             state: "Stable".to_owned(),
             protocol_type: "consumer".to_owned(),
             protocol: "range".to_owned(),
-            members: vec![member("m-1", None, &[0]), member("m-2", Some("one"), &[])],
-        };
+            members,
+            epochs: None,
+        }
+    }
+
+    fn shown(group: &Group, rows: &BTreeMap<(String, i32), Row>) -> String {
+        let mut out = Vec::new();
+        show(group, rows, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_group_is_shown_with_its_lag_and_who_has_what() {
+        let group = group(vec![member("m-1", None, &[0]), member("m-2", Some("one"), &[])]);
         let rows = BTreeMap::from([
             (("t".to_owned(), 0), Row { offset: Some(5), end: Some(9), member: Some(0) }),
             (("t".to_owned(), 1), Row { offset: None, end: Some(9), member: None }),
         ]);
-        let mut out = Vec::new();
-        show(&group, &rows, &mut out).unwrap();
         assert_eq!(
-            String::from_utf8(out).unwrap(),
-            "Group     g\nState     Stable\nAssignor  range\nMembers   2\n\n\
+            shown(&group, &rows),
+            "Group     g\nType      classic\nState     Stable\nAssignor  range\nMembers   2\n\n\
              TOPIC  PARTITION  OFFSET  END  LAG  MEMBER  HOST\n\
              t      0          5       9    4    m-1     10.0.0.1\n\
              t      1          -       9    -    -       -\n\
+             -      -          -       -    -    one     10.0.0.1\n"
+        );
+    }
+
+    #[test]
+    fn members_of_the_new_protocol_are_shown_with_what_is_to_move() {
+        let way = |epoch: i32, target: &[i32], classic: bool| {
+            Some(MemberWay { epoch, target: of_t(target), classic })
+        };
+        let mut group = group(vec![member("m-1", None, &[0, 1]), member("m-2", Some("one"), &[])]);
+        group.epochs = Some(GroupEpochs { group: 7, assignment: 6 });
+        group.members[0].way = way(6, &[0], false);
+        group.members[1].way = way(5, &[1], true);
+        let row = |offset| Row { offset, end: Some(9), member: Some(0) };
+        let rows = BTreeMap::from([(("t".to_owned(), 0), row(Some(5))), (("t".to_owned(), 1), row(None))]);
+        assert_eq!(
+            shown(&group, &rows),
+            "Group     g\nType      consumer\nState     Stable\nAssignor  range\n\
+             Epoch     7, assigned up to 6\nMembers   2\n\n\
+             MEMBER         EPOCH  HOST      HAS    IS TO HAVE\n\
+             m-1            6      10.0.0.1  t:0,1  t:0\n\
+             one (classic)  5      10.0.0.1  -      t:1\n\n\
+             TOPIC  PARTITION  OFFSET  END  LAG  MEMBER  HOST\n\
+             t      0          5       9    4    m-1     10.0.0.1\n\
+             t      1          -       9    -    m-1     10.0.0.1\n\
              -      -          -       -    -    one     10.0.0.1\n"
         );
     }

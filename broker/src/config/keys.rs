@@ -64,6 +64,10 @@ impl Key {
                 Check::Number { min, max } => format!("a whole number from {min} to {max}"),
                 Check::OneOf(words) => format!("one of {}", words.join(", ")),
                 Check::SomeOf(words) => format!("some of {}, with commas between them", words.join(", ")),
+                Check::InOrder { words, must } => {
+                    let must = must.map(|must| format!(", {must} among them")).unwrap_or_default();
+                    format!("some of {}, with commas between them{must}", words.join(", "))
+                }
                 Check::Ratio => "a number from 0 to 1".to_string(),
                 Check::Only { value, why } => format!("{value}: {why}"),
                 Check::WalProfileName => "the name of a WAL profile".to_string(),

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use chronik_core::controller::{AlterOp, ConfigOp};
 use chronik_core::ids::BrokerId;
 use chronik_core::metadata::LocalConfig;
+use chronik_core::metadata::config::{ConfigError as SettingError, groups};
 use chronik_core::wal::profile::{self, WalProfile};
 use thiserror::Error;
 
@@ -378,6 +379,11 @@ impl Config {
             let why =
                 format!("must be at most half of chronik.wal.file.bytes, which is {}", self.wal_file_bytes);
             misfit("message.max.bytes", why);
+        }
+        // One that is no number was refused already.
+        let number = |name: &str| values.get(name).0.trim().parse().unwrap_or_default();
+        if let Err(SettingError::OutOfBounds { name, relation, other }) = groups::check_brokers(number) {
+            misfit(name, format!("must be {relation} {other}"));
         }
         self.wal_profiles =
             profile::built_in().into_iter().map(|(name, (p, _))| (name.to_string(), p)).collect();

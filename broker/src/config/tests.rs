@@ -155,6 +155,26 @@ fn profiles_are_changed_and_defined_by_field() {
 }
 
 #[test]
+fn settings_of_consumer_groups_fit_together() {
+    let e = errors(&[("group.consumer.session.timeout.ms", "1000")]);
+    assert!(
+        e.contains("group.consumer.session.timeout.ms=\"1000\" (--set): must be greater than or equal to"),
+        "{e}"
+    );
+    let low =
+        [("group.consumer.min.session.timeout.ms", "1000"), ("group.consumer.session.timeout.ms", "1000")];
+    let e = errors(&low);
+    assert!(e.contains("must be greater than group.consumer.heartbeat.interval.ms"), "{e}");
+    let lower = [
+        ("group.consumer.min.heartbeat.interval.ms", "100"),
+        ("group.consumer.heartbeat.interval.ms", "100"),
+    ];
+    assert!(Config::of(&[&low[..], &lower[..]].concat()).is_ok());
+    let e = errors(&[("group.coordinator.rebalance.protocols", "consumer")]);
+    assert!(e.contains("some of classic, consumer, with commas between them, classic among them"), "{e}");
+}
+
+#[test]
 fn a_stray_variable_is_mentioned_and_kubernetes_own_are_not() {
     let env = around(&[
         ("CHRONIK_NUM_PARTITION", "3"),

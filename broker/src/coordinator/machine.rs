@@ -1,7 +1,10 @@
 //! What the shell needs of a coordinator's state machine.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use chronik_core::ids::{ProducerEpoch, ProducerId};
+use chronik_core::metadata::MetadataImage;
 use chronik_core::record_batch::{BatchBuilder, EndMarker, Verified};
 use kafka_protocol::messages::TopicName;
 
@@ -32,6 +35,12 @@ pub trait Machine: Send + Sized + 'static {
 
     /// Loading: here a producer's transaction ended.
     fn replay_end(&mut self, _marker: EndMarker) {}
+
+    /// What topics, brokers and settings there are: told when everything is replayed, before [`Machine::loaded`], and at each
+    /// change from then on.
+    fn metadata(&mut self, _now_ms: i64, _image: Arc<MetadataImage>) -> Outcome<Self> {
+        Outcome::default()
+    }
 
     /// Everything is replayed.
     fn loaded(&mut self, now_ms: i64) -> Outcome<Self>;

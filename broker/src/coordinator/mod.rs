@@ -193,6 +193,9 @@ impl<M: Machine> Coordinator<M> {
         if !gone.is_empty() {
             current.values().for_each(|shard| shard.topics_deleted(&gone));
         }
+        if !changes.is_empty() {
+            current.values().for_each(|shard| shard.metadata_changed());
+        }
         let wanted = self.led(image);
         let same =
             |shard: &Slot<M>, id: &TopicIdPartition, epoch: i32| shard.id == *id && shard.epoch == epoch;

@@ -133,6 +133,7 @@ impl<M: Machine> Slot<M> {
         tokio::spawn(release_in_order(self.id.partition, self.parts.setup.clone(), released));
         let active = Active { machine, last_ticket: 0, waiting: HashMap::new(), release };
         *state = State::Active(Box::new(active));
+        self.tell_metadata(&mut state);
         self.act(&mut state, |active, now_ms| active.machine.loaded(now_ms));
         if !deleted.is_empty() {
             self.tell_of_deleted(&mut state, &deleted);
@@ -168,6 +169,17 @@ impl<M: Machine> Slot<M> {
             return;
         }
         self.tell_of_deleted(&mut state, names);
+    }
+
+    /// The metadata changed. A machine that is loading is told when it is loaded.
+    pub fn metadata_changed(self: &Arc<Self>) {
+        self.tell_metadata(&mut self.state());
+    }
+
+    /// As it is now, and not as it was when it was heard of: under the lock, it never goes back.
+    fn tell_metadata(self: &Arc<Self>, state: &mut MutexGuard<'_, State<M>>) {
+        let image = self.parts.setup.metadata.image();
+        self.act(state, |active, now_ms| active.machine.metadata(now_ms, image));
     }
 
     fn tell_of_deleted(self: &Arc<Self>, state: &mut MutexGuard<'_, State<M>>, names: &[TopicName]) {

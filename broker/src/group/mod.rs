@@ -11,15 +11,19 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use chronik_core::group::{Answer, Call, GroupConfig, Shard, Step, Ticket};
+use chronik_core::group::{
+    Answer, AssignorKind, Call, Caller, GroupConfig, MigrationPolicy, Shard, Step, Ticket,
+};
 use chronik_core::ids::{BrokerId, ProducerEpoch, ProducerId, Uuid};
 use chronik_core::metadata::MetadataImage;
-use chronik_core::metadata::config::broker_value_of;
+use chronik_core::metadata::config::table::broker_setting;
+use chronik_core::metadata::config::{ConfigSource, broker_value_of, broker_values};
 use chronik_core::metadata::image::OFFSETS_TOPIC;
 use chronik_core::record_batch::EndMarker;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::TopicName;
 
+use crate::api::Request;
 use crate::api::partitions::Logs;
 use crate::coordinator::{self, Machine, Origin, Outcome, Record, Setup, Transactional};
 use crate::metrics::GroupMetrics;
@@ -62,6 +66,10 @@ impl Machine for Shard {
 
     fn replay_end(&mut self, marker: EndMarker) {
         Shard::replay_end(self, marker.producer_id, marker.commit);
+    }
+
+    fn metadata(&mut self, now_ms: i64, image: Arc<MetadataImage>) -> Outcome<Shard> {
+        outcome(Shard::metadata(self, now_ms, image))
     }
 
     fn loaded(&mut self, now_ms: i64) -> Outcome<Shard> {
@@ -138,8 +146,16 @@ impl Coordinator {
     }
 }
 
+/// Who sends a request that makes somebody a member.
+pub fn caller_of(request: &Request) -> Caller {
+    Caller {
+        client_id: request.head.client_id.as_deref().unwrap_or_default().to_string(),
+        client_host: host_of(request.conn.peer.ip()),
+    }
+}
+
 /// A client's address as Java writes it.
-pub fn host_of(address: IpAddr) -> String {
+fn host_of(address: IpAddr) -> String {
     match address.to_canonical() {
         IpAddr::V4(v4) => format!("/{v4}"),
         IpAddr::V6(v6) => {
@@ -154,14 +170,35 @@ fn config_of(image: &MetadataImage) -> GroupConfig {
     let number = |name: &str| broker_value_of(image, name).parse::<i64>().unwrap_or_default();
     let int = |name: &str| i32::try_from(number(name)).unwrap_or(i32::MAX);
     let size = |name: &str| usize::try_from(number(name)).unwrap_or(usize::MAX);
+    let assignors = broker_value_of(image, "group.consumer.assignors").split(',');
+    let policy = MigrationPolicy::parse(broker_value_of(image, "group.consumer.migration.policy"));
     GroupConfig {
         min_session_timeout_ms: int("group.min.session.timeout.ms"),
         max_session_timeout_ms: int("group.max.session.timeout.ms"),
         initial_rebalance_delay_ms: int("group.initial.rebalance.delay.ms"),
         max_size: size("group.max.size"),
+        consumer_session_timeout_ms: int("group.consumer.session.timeout.ms"),
+        consumer_min_session_timeout_ms: int("group.consumer.min.session.timeout.ms"),
+        consumer_max_session_timeout_ms: int("group.consumer.max.session.timeout.ms"),
+        consumer_heartbeat_interval_ms: int("group.consumer.heartbeat.interval.ms"),
+        consumer_min_heartbeat_interval_ms: int("group.consumer.min.heartbeat.interval.ms"),
+        consumer_max_heartbeat_interval_ms: int("group.consumer.max.heartbeat.interval.ms"),
+        consumer_assignment_interval_ms: fixed_int(image, "group.consumer.assignment.interval.ms"),
+        consumer_max_size: size("group.consumer.max.size"),
+        consumer_assignors: assignors.filter_map(AssignorKind::parse).collect(),
+        consumer_migration_policy: policy.unwrap_or(MigrationPolicy::Bidirectional),
+        consumer_regex_refresh_interval_ms: int("group.consumer.regex.refresh.interval.ms"),
         offset_metadata_max_bytes: size("offset.metadata.max.bytes"),
         offsets_retention_ms: number("offsets.retention.minutes").saturating_mul(60_000),
         offsets_retention_check_interval_ms: number("offsets.retention.check.interval.ms"),
         ..GroupConfig::default()
     }
+}
+
+/// A setting that is altered live, as it was when the broker started: core sees in the image what was altered.
+fn fixed_int(image: &MetadataImage, name: &str) -> i32 {
+    let fixed = [ConfigSource::StaticBroker, ConfigSource::Default];
+    let mut values = broker_setting(name).into_iter().flat_map(|setting| broker_values(image, setting));
+    let value = values.find(|(_, source)| fixed.contains(source));
+    value.and_then(|(value, _)| value.parse().ok()).unwrap_or_default()
 }

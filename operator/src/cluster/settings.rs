@@ -7,11 +7,12 @@ use crate::crd::cluster::{Ack, Engine, ListenerType, Policy, WalProfile};
 
 /// Settings of brokers that are altered live, on the cluster-wide default. A test holds this against the broker's own
 /// table.
-pub const LIVE_SETTINGS: [&str; 23] = [
+pub const LIVE_SETTINGS: [&str; 24] = [
     "chronik.scrub.bytes.per.second",
     "chronik.scrub.interval.ms",
     "chronik.wal.profile",
     "compression.type",
+    "group.consumer.assignment.interval.ms",
     "log.cleaner.backoff.ms",
     "log.cleaner.dedupe.buffer.size",
     "log.cleaner.delete.retention.ms",

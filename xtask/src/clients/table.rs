@@ -37,7 +37,12 @@ const fn client(
 }
 
 pub const CLIENTS: [Client; 11] = [
-    client("java", "java", ALL, &["group", "member", "transact", "transform", "verify", "admin", "streams"]),
+    client(
+        "java",
+        "java",
+        ALL,
+        &["group", "consumer-group", "member", "transact", "transform", "verify", "admin", "streams"],
+    ),
     client("confluent", "python", ALL, &["group", "member", "transact", "transform", "verify"]),
     client("aiokafka", "python", WITHOUT_NATIVE, &["group", "member", "transact"]),
     client("kafka-python", "python", WITHOUT_NATIVE, &["group", "member", "transact", "transform"]),

@@ -180,6 +180,13 @@ impl<'a> Tests<'a> {
             };
             self.report("group", client.name, since, result);
         }
+        // The same by the new protocol (KIP-848), in the same topic.
+        for client in self.having("consumer-group") {
+            let since = Instant::now();
+            let Some(topic) = self.topics(client).into_iter().next() else { continue };
+            let result = self.said(client, "consumer-group", first, records, &[topic]);
+            self.report("group*", client.name, since, result);
+        }
     }
 
     /// Each client's transactional producer goes on where its last incarnation was cut short.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{ControllerError, ErrorCode, after};
 use crate::ids::BrokerId;
 use crate::metadata::config::wal_profiles::{self, ProfileEdits};
-use crate::metadata::config::{ConfigError, ConfigKind, Update, broker_value_of, table};
+use crate::metadata::config::{ConfigError, ConfigKind, Update, broker_value_of, groups, table};
 use crate::metadata::{ConfigResource, MetadataImage, MetadataRecord};
 
 /// What IncrementalAlterConfigs does to a value, by Kafka's numbers.
@@ -37,10 +37,14 @@ pub struct ConfigOp {
 /// One answer per resource, in the order asked.
 pub type PerResource = Vec<(ConfigResource, Result<(), ControllerError>)>;
 
-/// Reads a resource's type (Kafka: 2 topic, 4 broker) and name as they stand in a request.
+/// Reads a resource's type (Kafka: 2 topic, 4 broker, 32 group) and name as they stand in a request.
 pub fn config_resource(resource_type: i8, name: &str) -> Result<ConfigResource, ControllerError> {
     match resource_type {
         2 => Ok(ConfigResource::Topic(name.to_string())),
+        32 if name.is_empty() => {
+            Err(ControllerError::new(ErrorCode::InvalidRequest, "Default group resources are not allowed."))
+        }
+        32 => Ok(ConfigResource::Group(name.to_string())),
         4 if name.is_empty() => Ok(ConfigResource::BrokerDefault),
         4 => name.parse().map(|id| ConfigResource::Broker(BrokerId(id))).map_err(|_| {
             ControllerError::new(
@@ -64,6 +68,7 @@ pub fn resource_name(resource: &ConfigResource) -> (i8, String) {
         ConfigResource::Topic(name) => (2, name.clone()),
         ConfigResource::Broker(id) => (4, id.to_string()),
         ConfigResource::BrokerDefault => (4, String::new()),
+        ConfigResource::Group(id) => (32, id.clone()),
     }
 }
 
@@ -86,22 +91,28 @@ impl From<ControllerError> for Refusal {
 }
 
 impl Refusal {
-    /// Kafka answers INVALID_REQUEST to a bad or read-only value of a broker's, INVALID_CONFIG to a topic's.
+    /// Kafka answers INVALID_REQUEST to a bad or read-only value of a broker's, INVALID_CONFIG to a topic's or a group's.
     fn on(self, resource: &ConfigResource) -> ControllerError {
-        let topic = matches!(resource, ConfigResource::Topic(_));
+        let brokers = is_brokers(resource);
         match self {
             Refusal::Other(e) => e,
             Refusal::Config(e) => {
                 let code = match e {
-                    ConfigError::BadValue { .. } | ConfigError::ReadOnly { .. } if !topic => {
+                    ConfigError::BadValue { .. } | ConfigError::ReadOnly { .. } if brokers => {
                         ErrorCode::InvalidRequest
                     }
+                    ConfigError::OutOfBounds { .. } if brokers => ErrorCode::InvalidRequest,
                     _ => ErrorCode::InvalidConfig,
                 };
                 ControllerError::new(code, e.to_string())
             }
         }
     }
+}
+
+/// Of one broker, or of all.
+fn is_brokers(resource: &ConfigResource) -> bool {
+    matches!(resource, ConfigResource::Broker(_) | ConfigResource::BrokerDefault)
 }
 
 fn invalid_request(message: impl Into<String>) -> Refusal {
@@ -200,7 +211,11 @@ fn evaluate(
     }
     let (kind, broker_name) = match resource {
         ConfigResource::Topic(_) => table::topic_setting(&op.name).map(|s| (s.kind, s.broker_name)),
-        _ => table::broker_setting(&op.name).map(|s| (s.kind, s.name)),
+        // None of theirs is a list.
+        ConfigResource::Group(_) => None,
+        ConfigResource::Broker(_) | ConfigResource::BrokerDefault => {
+            table::broker_setting(&op.name).map(|s| (s.kind, s.name))
+        }
     }
     .unwrap_or((ConfigKind::String, ""));
     if kind != ConfigKind::List {
@@ -259,8 +274,7 @@ fn alter(
 ) -> Result<(Vec<MetadataRecord>, MetadataImage), Refusal> {
     // Profiles first: the same request may define one and make it the default.
     let mut profiles = ProfileEdits::default();
-    let is_profile =
-        |name: &str| !matches!(resource, ConfigResource::Topic(_)) && wal_profiles::parse(name).is_some();
+    let is_profile = |name: &str| is_brokers(resource) && wal_profiles::parse(name).is_some();
     for (name, value) in edits.iter().filter(|(name, _)| is_profile(name)) {
         if *resource != ConfigResource::BrokerDefault {
             let (name, on) =
@@ -286,6 +300,7 @@ fn alter(
     }
     exists(image, resource)?;
     let next = after(image, &records)?;
+    check_group_bounds(&next, resource, &records)?;
     let removed: BTreeSet<&str> = records
         .iter()
         .filter_map(|r| match r {
@@ -305,8 +320,10 @@ fn check(
     name: &str,
     value: &str,
 ) -> Result<String, ConfigError> {
-    if let ConfigResource::Topic(_) = resource {
-        return check_topic(image, name, value);
+    match resource {
+        ConfigResource::Topic(_) => return check_topic(image, name, value),
+        ConfigResource::Group(_) => return groups::check(name, value),
+        ConfigResource::Broker(_) | ConfigResource::BrokerDefault => {}
     }
     let read_only = || ConfigError::ReadOnly { name: name.to_string() };
     if image.local().fixed(name).is_some() {
@@ -319,6 +336,27 @@ fn check(
     let value = setting.check.check(name, value)?;
     wal_profiles::check_exists(image, name, &value)?;
     Ok(value)
+}
+
+/// What a group's settings are together with the brokers', where either changed.
+fn check_group_bounds(
+    next: &MetadataImage,
+    resource: &ConfigResource,
+    records: &[MetadataRecord],
+) -> Result<(), ConfigError> {
+    if let ConfigResource::Group(_) = resource {
+        return match next.config(resource) {
+            Some(own) if !records.is_empty() => groups::check_together(next, own),
+            _ => Ok(()),
+        };
+    }
+    let of_groups =
+        |r: &MetadataRecord| matches!(r, MetadataRecord::Config { name, .. } if groups::is_brokers(name));
+    if records.iter().any(of_groups) {
+        let value = |name: &str| broker_value_of(next, name).parse().unwrap_or_default();
+        return groups::check_brokers(value);
+    }
+    Ok(())
 }
 
 fn exists(image: &MetadataImage, resource: &ConfigResource) -> Result<(), ControllerError> {
@@ -420,12 +458,28 @@ mod tests {
             let (found, why) = alter(&image, resource, &[op]).unwrap_err();
             assert!(found == code && why.contains(words), "{found:?} {why}, expected {code:?} {words}");
         }
+        let group = || ConfigResource::Group("g".into());
+        let cases = [
+            (group(), set("foo", "1"), InvalidConfig, "Unknown group config name: foo"),
+            (group(), set("share.session.timeout.ms", "1"), InvalidConfig, "no effect here yet"),
+            (group(), set("consumer.session.timeout.ms", "x"), InvalidConfig, "Not a number"),
+            (group(), set("consumer.session.timeout.ms", "44999"), InvalidConfig, "greater than or equal to"),
+            (group(), op("consumer.session.timeout.ms", Set, None), InvalidRequest, "Null value"),
+            (group(), op("consumer.session.timeout.ms", Append, Some("1")), InvalidConfig, "Can't APPEND"),
+            (default(), set("group.consumer.assignment.interval.ms", "15001"), InvalidRequest, "less than"),
+            (default(), set("group.consumer.session.timeout.ms", "46000"), InvalidRequest, "read-only"),
+        ];
+        for (resource, op, code, words) in cases {
+            let (found, why) = alter(&image, resource, &[op]).unwrap_err();
+            assert!(found == code && why.contains(words), "{found:?} {why}, expected {code:?} {words}");
+        }
         let twice = [set("segment.bytes", "2000000"), delete("segment.bytes")];
         assert_eq!(alter(&image, t(), &twice).unwrap_err().0, InvalidRequest);
         let (_, answers) = incremental_alter_configs(&image, &[(t(), vec![]), (t(), vec![])], false);
         assert_eq!(answers[1].1.as_ref().unwrap_err().code, InvalidRequest);
         assert!(config_resource(4, "x").is_err() && config_resource(8, "1").is_err());
         assert!(config_resource(16, "m").is_err());
+        assert!(config_resource(32, "").is_err());
     }
 
     #[test]
@@ -454,6 +508,29 @@ mod tests {
         let image = apply(&image, &records);
         let set: Vec<&String> = image.config(&t()).unwrap().keys().collect();
         assert_eq!(set, ["segment.bytes"], "what was not given is gone");
+    }
+
+    #[test]
+    fn a_group_has_settings_whether_it_is_there_or_not() {
+        let group = || config_resource(32, "g").unwrap();
+        let both =
+            [set("consumer.session.timeout.ms", "50000"), set("consumer.heartbeat.interval.ms", "6000")];
+        let image = alter(&image(), group(), &both).unwrap();
+        assert_eq!(image.config(&group()).map(|own| own.len()), Some(2));
+        let again = MetadataImage::from_records(image.local().clone(), image.offset(), &image.to_records());
+        assert_eq!(again.unwrap().config(&group()), image.config(&group()));
+
+        let given = vec![("consumer.heartbeat.interval.ms".to_string(), Some("7000".to_string()))];
+        let (records, answers) = alter_configs(&image, &[(group(), given)], false);
+        assert!(answers[0].1.is_ok());
+        let image = apply(&image, &records);
+        assert_eq!(
+            image.config(&group()).unwrap().keys().collect::<Vec<_>>(),
+            ["consumer.heartbeat.interval.ms"]
+        );
+        let image = alter(&image, group(), &[delete("consumer.heartbeat.interval.ms")]).unwrap();
+        assert_eq!(image.config(&group()), None);
+        assert_eq!(resource_name(&group()), (32, "g".to_string()));
     }
 
     #[test]

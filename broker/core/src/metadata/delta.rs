@@ -368,6 +368,7 @@ impl<'a> MetadataDelta<'a> {
                 self.topics_touched.insert(topic.id);
             }
             ConfigResource::Broker(_) | ConfigResource::BrokerDefault => self.resolve_all = true,
+            ConfigResource::Group(_) => {}
         }
         let mut settings = self.next.configs.get(resource).map(|c| ConfigMap::clone(c)).unwrap_or_default();
         match value {

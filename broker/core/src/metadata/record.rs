@@ -56,6 +56,8 @@ pub enum ConfigResource {
     BrokerDefault,
     /// A topic, by name.
     Topic(String),
+    /// A consumer group, by id: it need not be there.
+    Group(String),
 }
 
 /// One change of the cluster's metadata.

@@ -24,8 +24,8 @@ enum Op {
 
 const NAMES: [&str; 4] = ["a", "b.c", "b_c", "__consumer_offsets"];
 
-/// Some that are accepted on topics, some on brokers, some nowhere.
-const SETTINGS: [(&str, &str); 8] = [
+/// Some that are accepted on topics, some on brokers, some on groups, some nowhere.
+const SETTINGS: [(&str, &str); 10] = [
     ("segment.bytes", "2000000"),
     ("chronik.wal.profile", "mine"),
     ("chronik.wal.profile.mine.max.delay.us", "7"),
@@ -34,6 +34,8 @@ const SETTINGS: [(&str, &str); 8] = [
     ("max.message.bytes", "4000"),
     ("cleanup.policy", "compact"),
     ("min.insync.replicas", "2"),
+    ("consumer.session.timeout.ms", "50000"),
+    ("group.consumer.assignment.interval.ms", "20"),
 ];
 
 fn op() -> impl Strategy<Value = Op> {
@@ -47,7 +49,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(name, partitions, factor, setting)| Op::Create { name, partitions, factor, setting }),
         1 => name.clone().prop_map(Op::Delete),
         1 => (name, 1..6i32).prop_map(|(name, count)| Op::Grow(name, count)),
-        4 => (0..NAMES.len() + 2, setting, any::<bool>()).prop_map(|(on, s, set)| Op::Alter(on, s, set)),
+        4 => (0..NAMES.len() + 3, setting, any::<bool>()).prop_map(|(on, s, set)| Op::Alter(on, s, set)),
         1 => broker.prop_map(Op::ProducerIds),
     ]
 }
@@ -110,6 +112,7 @@ fn decide(image: &MetadataImage, op: &Op, fresh: &mut dyn FnMut() -> TopicId) ->
             let resource = match NAMES.get(*on) {
                 Some(name) => ConfigResource::Topic(name.to_string()),
                 None if *on == NAMES.len() => ConfigResource::BrokerDefault,
+                None if *on == NAMES.len() + 1 => ConfigResource::Group("g".to_string()),
                 None => ConfigResource::Broker(BrokerId(1)),
             };
             let (name, value) = SETTINGS[*setting];

@@ -1,5 +1,6 @@
 //! Every setting with its value and where it came from, for DescribeConfigs.
 
+use super::groups::GROUP_SETTINGS;
 use super::table::{BROKER_SETTINGS, TOPIC_SETTINGS, Update, broker_setting};
 use super::{ConfigKind, ConfigSource, FixedSetting, LocalConfig, broker_values, wal_profiles};
 use crate::ids::BrokerId;
@@ -66,6 +67,18 @@ pub fn describe_topic(image: &MetadataImage, topic: &str) -> Vec<ConfigEntry> {
             synonyms.extend(broker_values(image, broker).map(|(v, source)| synonym(broker.name, v, source)));
         }
         entry(s.name, s.kind, false, synonyms, s.doc)
+    });
+    described.collect()
+}
+
+/// The settings of a consumer group, whether it exists or not, sorted by name.
+pub fn describe_group(image: &MetadataImage, group: &str) -> Vec<ConfigEntry> {
+    let own = image.config(&ConfigResource::Group(group.to_string()));
+    let described = GROUP_SETTINGS.iter().filter_map(|s| {
+        let broker = broker_setting(s.broker_name)?;
+        let set = own.and_then(|c| c.get(s.name)).map(|v| synonym(s.name, v, ConfigSource::Group));
+        let behind = broker_values(image, broker).map(|(v, source)| synonym(broker.name, v, source));
+        entry(s.name, broker.kind, false, set.into_iter().chain(behind).collect(), s.doc)
     });
     described.collect()
 }

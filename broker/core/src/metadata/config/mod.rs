@@ -1,10 +1,11 @@
 //! Settings that can be altered while the broker runs, and what they come to.
 //!
-//! [`table`] lists every setting that acts, once; [`resolve`] finds what is in effect: a topic's own value,
+//! [`table`] lists every setting that acts, once ([`groups`] those of consumer groups); [`resolve`] finds what is in effect: a topic's own value,
 //! else this broker's dynamic one, else the cluster-wide dynamic one, else the static configuration's, else
 //! the default; [`describe`] tells where each value came from, for DescribeConfigs.
 
 pub mod describe;
+pub mod groups;
 pub mod resolve;
 pub mod table;
 pub mod unsupported;
@@ -16,7 +17,9 @@ use thiserror::Error;
 
 use crate::ids::BrokerId;
 
-pub use describe::{ConfigEntry, ConfigSynonym, describe_broker, describe_broker_default, describe_topic};
+pub use describe::{
+    ConfigEntry, ConfigSynonym, describe_broker, describe_broker_default, describe_group, describe_topic,
+};
 pub use resolve::{Resolver, TimestampType, TopicConfig, broker_value, broker_value_of, broker_values};
 pub use table::{BROKER_SETTINGS, BrokerSetting, Check, TOPIC_SETTINGS, TopicSetting, Update};
 
@@ -44,6 +47,7 @@ pub enum ConfigSource {
     DynamicDefaultBroker = 3,
     StaticBroker = 4,
     Default = 5,
+    Group = 8,
 }
 
 /// Explicitly set static settings by name: file, environment and flags, already merged and validated.
@@ -98,6 +102,8 @@ pub enum ConfigError {
     BadValue { name: String, value: String, why: String },
     #[error("Cannot update these configs dynamically: [{name}]")]
     ReadOnly { name: String },
+    #[error("{name} must be {relation} {other}")]
+    OutOfBounds { name: &'static str, relation: &'static str, other: &'static str },
     #[error("{name} can only be set on {on}")]
     WrongResource { name: String, on: &'static str },
     #[error("WAL profile {profile} is in use by {by}: it cannot be removed")]

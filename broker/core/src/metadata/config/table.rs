@@ -15,6 +15,11 @@ pub enum Check {
     OneOf(&'static [&'static str]),
     /// Some of these words, with commas between them; at least one.
     SomeOf(&'static [&'static str]),
+    /// The same in the order given, none of them twice; and with this one among them, if there is one.
+    InOrder {
+        words: &'static [&'static str],
+        must: Option<&'static str>,
+    },
     /// A number from 0 to 1.
     Ratio,
     /// The only value that is accepted for now, and why others are not.
@@ -64,6 +69,19 @@ impl Check {
                         .collect::<Vec<_>>()
                         .join(",")),
                 }
+            }
+            Check::InOrder { words, must } => {
+                let chosen: Vec<&str> = value.split(',').map(str::trim).collect();
+                if let Some(other) = chosen.iter().find(|word| !words.contains(word)) {
+                    return Err(bad(format!("{other:?} is none of: {}", words.join(", "))));
+                }
+                if let Some(must) = must.filter(|must| !chosen.contains(must)) {
+                    return Err(bad(format!("{must} cannot be left out")));
+                }
+                if (1..chosen.len()).any(|at| chosen[..at].contains(&chosen[at])) {
+                    return Err(bad("a word is there twice".to_string()));
+                }
+                Ok(chosen.join(","))
             }
             Check::Ratio => match value.parse::<f64>() {
                 Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(value.to_string()),
@@ -137,6 +155,9 @@ const CLEANUP: Check = Check::SomeOf(&["compact", "delete"]);
 const RETENTION: Check = Check::Number { min: -1, max: i64::MAX };
 const POSITIVE_INT: Check = Check::Number { min: 1, max: INT_MAX };
 const POSITIVE_LONG: Check = Check::Number { min: 1, max: i64::MAX };
+const ASSIGNORS: Check = Check::InOrder { words: &["uniform", "range"], must: None };
+const MIGRATION_POLICY: Check = Check::OneOf(&["bidirectional", "upgrade", "downgrade", "disabled"]);
+const REBALANCE_PROTOCOLS: Check = Check::InOrder { words: &["classic", "consumer"], must: Some("classic") };
 
 /// Every setting of topics that acts, by name.
 pub const TOPIC_SETTINGS: [TopicSetting; 17] = [
@@ -262,7 +283,7 @@ pub const TOPIC_SETTINGS: [TopicSetting; 17] = [
 ];
 
 /// Every setting of brokers that topics or the controller resolve, by name.
-pub const BROKER_SETTINGS: [BrokerSetting; 46] = [
+pub const BROKER_SETTINGS: [BrokerSetting; 60] = [
     BrokerSetting {
         name: "auto.create.topics.enable",
         kind: ConfigKind::Boolean,
@@ -310,6 +331,118 @@ pub const BROKER_SETTINGS: [BrokerSetting; 46] = [
         update: Update::ReadOnly,
         check: Check::Number { min: 1, max: i16::MAX as i64 },
         doc: "The replication factor of topics that are created without one.",
+    },
+    BrokerSetting {
+        name: "group.consumer.assignment.interval.ms",
+        kind: ConfigKind::Int,
+        default: "1000",
+        update: Update::Dynamic,
+        check: NOT_NEGATIVE_INT,
+        doc: "How long a consumer group of the new protocol keeps a target assignment at least before it makes another, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "group.consumer.assignors",
+        kind: ConfigKind::List,
+        default: "uniform,range",
+        update: Update::ReadOnly,
+        check: ASSIGNORS,
+        doc: "The assignors of consumer groups of the new protocol. The first one shares out the partitions of groups whose members name none.",
+    },
+    BrokerSetting {
+        name: "group.consumer.heartbeat.interval.ms",
+        kind: ConfigKind::Int,
+        default: "5000",
+        update: Update::ReadOnly,
+        check: POSITIVE_INT,
+        doc: "How often members of consumer groups of the new protocol are told to send a heartbeat, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "group.consumer.max.assignment.interval.ms",
+        kind: ConfigKind::Int,
+        default: "15000",
+        update: Update::ReadOnly,
+        check: NOT_NEGATIVE_INT,
+        doc: "The most that a group's consumer.assignment.interval.ms may be, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "group.consumer.max.heartbeat.interval.ms",
+        kind: ConfigKind::Int,
+        default: "15000",
+        update: Update::ReadOnly,
+        check: POSITIVE_INT,
+        doc: "The most that a group's consumer.heartbeat.interval.ms may be, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "group.consumer.max.session.timeout.ms",
+        kind: ConfigKind::Int,
+        default: "60000",
+        update: Update::ReadOnly,
+        check: POSITIVE_INT,
+        doc: "The most that a group's consumer.session.timeout.ms may be, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "group.consumer.max.size",
+        kind: ConfigKind::Int,
+        default: "2147483647",
+        update: Update::ReadOnly,
+        check: POSITIVE_INT,
+        doc: "How many members a consumer group of the new protocol may have.",
+    },
+    BrokerSetting {
+        name: "group.consumer.migration.policy",
+        kind: ConfigKind::String,
+        default: "bidirectional",
+        update: Update::ReadOnly,
+        check: MIGRATION_POLICY,
+        doc: "Whether a consumer group with members may go over from the classic protocol to the new one (upgrade), back (downgrade), both (bidirectional), or neither (disabled). One without members always may.",
+    },
+    BrokerSetting {
+        name: "group.consumer.min.assignment.interval.ms",
+        kind: ConfigKind::Int,
+        default: "0",
+        update: Update::ReadOnly,
+        check: NOT_NEGATIVE_INT,
+        doc: "The least that a group's consumer.assignment.interval.ms may be, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "group.consumer.min.heartbeat.interval.ms",
+        kind: ConfigKind::Int,
+        default: "5000",
+        update: Update::ReadOnly,
+        check: POSITIVE_INT,
+        doc: "The least that a group's consumer.heartbeat.interval.ms may be, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "group.consumer.min.session.timeout.ms",
+        kind: ConfigKind::Int,
+        default: "45000",
+        update: Update::ReadOnly,
+        check: POSITIVE_INT,
+        doc: "The least that a group's consumer.session.timeout.ms may be, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "group.consumer.regex.refresh.interval.ms",
+        kind: ConfigKind::Int,
+        default: "600000",
+        update: Update::ReadOnly,
+        check: Check::Number { min: 10_000, max: INT_MAX },
+        doc: "How long topics that match the regular expressions of a consumer group of the new protocol are remembered at most, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "group.consumer.session.timeout.ms",
+        kind: ConfigKind::Int,
+        default: "45000",
+        update: Update::ReadOnly,
+        check: POSITIVE_INT,
+        doc: "How long a member of a consumer group of the new protocol may send no heartbeat before it has left, in milliseconds.",
+    },
+    BrokerSetting {
+        name: "group.coordinator.rebalance.protocols",
+        kind: ConfigKind::List,
+        default: "classic,consumer",
+        update: Update::ReadOnly,
+        check: REBALANCE_PROTOCOLS,
+        doc: "The protocols that consumer groups may use. Without consumer, the new one is refused.",
     },
     BrokerSetting {
         name: "group.initial.rebalance.delay.ms",
@@ -651,7 +784,7 @@ pub fn known_broker_setting(name: &str) -> Result<&'static BrokerSetting, Config
     broker_setting(name).ok_or_else(|| unknown("broker", name, &super::unsupported::BROKER_SETTINGS))
 }
 
-fn unknown(scope: &'static str, name: &str, unsupported: &[&str]) -> ConfigError {
+pub(super) fn unknown(scope: &'static str, name: &str, unsupported: &[&str]) -> ConfigError {
     let name = name.to_string();
     if unsupported.contains(&name.as_str()) {
         ConfigError::NotSupported { name }
@@ -706,6 +839,12 @@ mod tests {
         assert!(refused("min.cleanable.dirty.ratio", "1.5").contains("between 0 and 1"));
         let stored = |value| known_topic_setting("cleanup.policy").unwrap().check.check("", value).unwrap();
         assert_eq!([stored("delete , compact"), stored("compact")], ["compact,delete", "compact"]);
+        let assignors = |value| ASSIGNORS.check("a", value);
+        assert_eq!(assignors(" range , uniform"), Ok("range,uniform".to_string()));
+        assert!(assignors("range,range").unwrap_err().to_string().contains("twice"));
+        assert!(assignors("sticky").unwrap_err().to_string().contains("none of: uniform, range"));
+        let without_classic = REBALANCE_PROTOCOLS.check("p", "consumer").unwrap_err().to_string();
+        assert!(without_classic.contains("classic cannot be left out"), "{without_classic}");
         assert!(refused("max.message.bytes", "2147483648").ends_with("Not a number of type INT"));
         assert!(refused("retention.ms", "soon").ends_with("Not a number of type LONG"));
         assert!(refused("message.timestamp.type", "x").contains("CreateTime, LogAppendTime"));

@@ -56,3 +56,25 @@ pub const BROKER_SETTINGS: [&str; 29] = [
     "transaction.partition.verification.enable",
     "unclean.leader.election.enable",
 ];
+
+/// Of consumer groups.
+pub const GROUP_SETTINGS: [&str; 18] = [
+    "consumer.assignor.offload.enable",
+    "share.assignment.interval.ms",
+    "share.assignor.offload.enable",
+    "share.auto.offset.reset",
+    "share.delivery.count.limit",
+    "share.heartbeat.interval.ms",
+    "share.isolation.level",
+    "share.partition.max.record.locks",
+    "share.record.lock.duration.ms",
+    "share.renew.acknowledge.enable",
+    "share.session.timeout.ms",
+    "streams.assignment.interval.ms",
+    "streams.assignor.offload.enable",
+    "streams.heartbeat.interval.ms",
+    "streams.initial.rebalance.delay.ms",
+    "streams.num.standby.replicas",
+    "streams.session.timeout.ms",
+    "streams.task.offset.interval.ms",
+];

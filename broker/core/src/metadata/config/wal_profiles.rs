@@ -128,6 +128,7 @@ pub fn check_in_use(image: &MetadataImage, removed: &BTreeSet<&str>) -> Result<(
         if let Some(profile) = named(config) {
             let by = match resource {
                 ConfigResource::Topic(topic) => format!("topic {topic}"),
+                ConfigResource::Group(group) => format!("group {group}"),
                 ConfigResource::Broker(id) => format!("broker {id}"),
                 ConfigResource::BrokerDefault => "the brokers' default".to_string(),
             };

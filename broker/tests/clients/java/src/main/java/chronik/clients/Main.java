@@ -44,6 +44,7 @@ public final class Main {
                 case "admin" -> AdminApi.run(args);
                 case "group" -> Groups.run(args);
                 case "member" -> Members.run(args);
+                case "consumer-group" -> ConsumerProtocol.run(args);
                 case "transact" -> Transactions.run(args);
                 case "transform" -> Transform.run(args);
                 case "verify" -> Transactions.verify(args);
