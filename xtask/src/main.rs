@@ -6,6 +6,7 @@ mod clients;
 mod compare;
 mod coordinators;
 mod crash;
+mod differential;
 mod e2e;
 mod endurance;
 mod fuzz;
@@ -32,6 +33,8 @@ enum Task {
     Compare(compare::Args),
     /// Transactions and consumer groups by Java's clients: Chronik beside Kafka.
     Coordinators(coordinators::Args),
+    /// Send the same requests to Kafka and to Chronik, and compare the answers.
+    Differential(differential::Args),
     /// Crash, power-loss and fault tests against the real broker.
     Crash(crash::Args),
     /// Many partitions under load for long: what grows, what gets slower, and whether every record is right.
@@ -58,6 +61,7 @@ fn main() -> Result<()> {
         Task::Clients(args) => clients::run(&root, &args),
         Task::Compare(args) => compare::run(&root, &args),
         Task::Coordinators(args) => coordinators::run(&root, &args),
+        Task::Differential(args) => differential::run(&root, &args),
         Task::Crash(args) => crash::run(&root, &args),
         Task::Endurance(args) => endurance::run(&root, &args),
         Task::Throughput(args) => throughput::run(&root, &args),
