@@ -79,12 +79,12 @@ mod tests {
                 .with_match_type(kind)
                 .with_match(name.map(text))
         };
-        let fine = vec![
+        let fine = [
             vec![],
             vec![of("user", EXACT, Some("u")), of("client-id", SPECIFIED, None)],
             vec![of("ip", DEFAULT, None)],
         ];
-        let bad = vec![
+        let bad = [
             vec![of("", EXACT, Some("u"))],
             vec![of("user", EXACT, Some("u")), of("user", DEFAULT, None)],
             vec![of("user", EXACT, None)],
