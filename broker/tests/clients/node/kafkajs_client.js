@@ -393,6 +393,8 @@ async function main() {
   await commands[args.command](kafka, args)
   const count = args.topics.length * args.partitions * args.records
   console.log(args.command === 'admin' ? 'admin: done' : `${args.command}: ${count} records of ${args.topics.length} topics`)
+  // After a broker's death kafkajs leaves a timer behind, and so a process that does not end by itself.
+  if (args.command === 'member') process.exit(0)
 }
 
 main().catch(error => {

@@ -208,8 +208,9 @@ class Member:
         return self.termination.asked
 
     def assigned(self, partitions):
-        if self.said != sorted(partitions):
-            self.said = sorted(partitions)
+        partitions = sorted(partitions)
+        if self.said != partitions:
+            self.said = partitions
             print("assigned", *self.said, flush=True)
 
     def took(self, partition, offset):

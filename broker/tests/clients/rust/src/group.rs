@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{Args, SHORTLY, compare};
 
-async fn join(
+pub async fn join(
     kafka: &Kafka,
     group: &str,
     topic: &str,

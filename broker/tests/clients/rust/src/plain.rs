@@ -1,7 +1,7 @@
 //! Producing, and reading without a group.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use krafka::admin::{AdminClient, DescribeTopicsOptions, ListOffsetsOptions, OffsetSpec, TopicPartition};
@@ -73,7 +73,9 @@ pub async fn read(args: &Args) -> Result<()> {
     }
     let mut missing = args.topics.len() * args.partitions as usize * args.records as usize;
     let mut seen: HashMap<(String, i32), u32> = HashMap::new();
+    let deadline = Instant::now() + Duration::from_secs(30);
     while missing > 0 {
+        ensure!(Instant::now() < deadline, "read only {seen:?}");
         for record in reader.poll(SHORTLY).await? {
             let next = seen.entry((record.topic.to_string(), record.partition)).or_default();
             ensure!(*next < args.records, "{}/{}: more records", record.topic, record.partition);
@@ -95,13 +97,12 @@ async fn check_offsets(admin: &AdminClient, args: &Args) -> Result<()> {
             let for_time =
                 |at| (0..args.records).find(|&index| time(partition, index) >= at).map_or(-1, i64::from);
             let amid = time(partition, args.records / 2);
-            let after = time(partition, args.records + 10);
+            // Of a time behind the last record it would ask again for a minute.
             let asked = [
                 (OffsetSpec::Earliest, 0),
                 (OffsetSpec::Latest, i64::from(args.records)),
                 (OffsetSpec::Timestamp(0), for_time(0)),
                 (OffsetSpec::Timestamp(amid), for_time(amid)),
-                (OffsetSpec::Timestamp(after), -1),
             ];
             for (spec, want) in asked {
                 let what = format!("{spec:?} of {topic}/{partition}");
@@ -119,7 +120,9 @@ async fn check_offsets(admin: &AdminClient, args: &Args) -> Result<()> {
 async fn check_errors(kafka: &Kafka, admin: &AdminClient, args: &Args) -> Result<()> {
     let topic = args.topic()?;
     let unknown = format!("{topic}.no-such-topic");
-    for (_, described) in admin.describe_topics([unknown.as_str()], DescribeTopicsOptions::default()).await? {
+    // It asks again until then.
+    let options = DescribeTopicsOptions::default().timeout(Duration::from_secs(1));
+    for (_, described) in admin.describe_topics([unknown.as_str()], options).await? {
         let code = match described {
             Err(KrafkaError::Broker { code, .. }) => code,
             other => bail!("unknown topic: {other:?}"),
@@ -129,11 +132,12 @@ async fn check_errors(kafka: &Kafka, admin: &AdminClient, args: &Args) -> Result
     let reader = kafka.consumer_without_group().auto_offset_reset(AutoOffsetReset::None).build().await?;
     reader.assign(topic, vec![0]).await?;
     reader.seek(topic, 0, i64::from(args.records + 1000)).await?;
-    // Without a policy to reset by, it has no offset to go on from.
-    match reader.poll(Duration::from_secs(30)).await {
-        Err(KrafkaError::NoOffset { .. } | KrafkaError::Broker { code: ErrorCode::OffsetOutOfRange, .. }) => {
-            Ok(())
-        }
-        other => bail!("a fetch beyond the end: {other:?}"),
-    }
+    // It asks for the end of that epoch first, and takes what lies behind for a truncated log.
+    let records = reader.poll(Duration::from_secs(1)).await?;
+    let position = reader.position(topic, 0).await;
+    ensure!(
+        records.is_empty() && position == Some(i64::from(args.records)),
+        "beyond the end: {records:?}, then at {position:?}"
+    );
+    Ok(reader.close().await?)
 }

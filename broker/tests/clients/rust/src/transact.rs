@@ -2,12 +2,12 @@
 
 use anyhow::{Result, bail, ensure};
 use krafka::admin::{ListOffsetsOptions, OffsetSpec, TopicPartition};
-use krafka::consumer::{AutoOffsetReset, ConsumerGroupMetadata, IsolationLevel};
+use krafka::consumer::{AutoOffsetReset, IsolationLevel, PartitionAssignmentStrategy};
 use krafka::error::KrafkaError;
 use krafka::producer::{TopicPartitionOffset, TransactionalProducer};
 use krafka::{Kafka, Record};
 
-use crate::group::check_committed;
+use crate::group::{check_committed, join};
 use crate::{Args, SHORTLY, create, records, to_send};
 
 async fn send(producer: &TransactionalProducer, args: &Args) -> Result<()> {
@@ -57,8 +57,18 @@ pub async fn transact(args: &Args) -> Result<()> {
     let offsets: Vec<_> = (0..args.partitions as i32)
         .map(|partition| TopicPartitionOffset::new(topic, partition, end))
         .collect();
-    producer.send_offsets(&offsets, &ConsumerGroupMetadata::new(group.as_str(), -1, "", None)).await?;
+    // It takes offsets from members of a group only.
+    let member = join(&kafka, &group, topic, PartitionAssignmentStrategy::Range).await?;
+    let metadata = loop {
+        member.poll(SHORTLY).await?;
+        match member.group_metadata().await {
+            Some(metadata) if metadata.generation_id() >= 0 => break metadata,
+            _ => {}
+        }
+    };
+    producer.send_offsets(&offsets, &metadata).await?;
     producer.commit().await?;
+    member.close().await?;
 
     producer.begin()?;
     lose(&producer, args).await?;
