@@ -108,8 +108,10 @@ final class ConsumerProtocol {
                 named.commitSync(Map.of(named.assignment().iterator().next(), new OffsetAndMetadata(7)), Main.WAIT);
                 Check.fails(GroupNotEmptyException.class, "deleting a group with members",
                     () -> admin.deleteConsumerGroups(List.of(group)).all().get());
+                // The last move is told to the coordinator by a heartbeat of its own.
+                Check.eventually(group + " is stable",
+                    () -> described(admin, group).groupState() == GroupState.STABLE);
                 ConsumerGroupDescription described = described(admin, group);
-                Check.equal(group + " state", described.groupState(), GroupState.STABLE);
                 Check.equal(group + " members", described.members().size(), 3);
                 for (MemberDescription member : described.members()) {
                     Check.equal(member.consumerId() + " target", member.targetAssignment().orElse(null),
