@@ -1,4 +1,4 @@
-//! Committed offsets in the real binary: after a kill, after compaction, and on a full disk.
+//! Groups and committed offsets in the real binary: after a kill, after compaction, and on a full disk.
 
 mod common;
 
@@ -7,8 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use chronik_client::{Acks, BatchBuilder, Client, CommittedOffset, NewRecord, NewTopic, Position, batches};
+use anyhow::{Context, Result, bail, ensure};
+use chronik_client::{
+    Acks, BatchBuilder, Client, ClientError, CommittedOffset, Connection, NewRecord, NewTopic, Position,
+    batches,
+};
+use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions;
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::{
+    ConsumerGroupHeartbeatRequest, GroupId, OffsetCommitRequest, TopicName, consumer_group_heartbeat_response,
+};
+use kafka_protocol::protocol::StrBytes;
 
 use common::{Broker, PATIENCE};
 
@@ -191,6 +202,196 @@ async fn offsets_are_committed_below_the_disks_reserve() -> Result<()> {
     }
     c.commit("g", &[at(0, 1)]).await.context("a commit below the reserve")?;
     ensure!(c.committed("g").await? == [at(0, 1)]);
+    ensure!(broker.stop()?.status.success());
+    Ok(())
+}
+
+/// A member of the group "new", of the new protocol, that has no records to read: it gives up at once what it is to give up.
+struct Member {
+    id: &'static str,
+    /// As the coordinator told it; 0 for one that is to join.
+    epoch: i32,
+    /// The partitions of "t" that it was told to have.
+    has: Vec<TopicPartitions>,
+    connection: Connection,
+}
+
+fn text(text: &'static str) -> StrBytes {
+    StrBytes::from_static_str(text)
+}
+
+impl Member {
+    async fn new(broker: &Broker, id: &'static str) -> Result<Member> {
+        Ok(Member { id, epoch: 0, has: Vec::new(), connection: connection(broker).await? })
+    }
+
+    /// Another life of the same member, or its end with -1.
+    fn begin_again(&mut self, epoch: i32) {
+        self.epoch = epoch;
+        self.has.clear();
+    }
+
+    /// Says what it has, and follows; while the group is being loaded it asks again. The error code.
+    async fn beat(&mut self) -> Result<i16> {
+        let joins = self.epoch == 0;
+        let request = ConsumerGroupHeartbeatRequest::default()
+            .with_group_id(GroupId(text("new")))
+            .with_member_id(text(self.id))
+            .with_member_epoch(self.epoch)
+            .with_rebalance_timeout_ms(if joins { 30_000 } else { -1 })
+            .with_subscribed_topic_names(joins.then(|| vec![TopicName(text("t"))]))
+            .with_topic_partitions(Some(self.has.clone()));
+        let begun = Instant::now();
+        let response = loop {
+            let response = self.connection.call(&request).await?;
+            if !(14..=16).contains(&response.error_code) {
+                break response;
+            }
+            ensure!(begun.elapsed() < PATIENCE, "{} finds no coordinator", self.id);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        if response.error_code == 0 {
+            ensure!(self.epoch <= response.member_epoch, "{} goes back to {response:?}", self.id);
+            self.epoch = response.member_epoch;
+            if let Some(assignment) = response.assignment {
+                let each = assignment.topic_partitions.into_iter();
+                let told = |t: consumer_group_heartbeat_response::TopicPartitions| {
+                    TopicPartitions::default().with_topic_id(t.topic_id).with_partitions(t.partitions)
+                };
+                self.has = each.map(told).collect();
+            }
+        }
+        Ok(response.error_code)
+    }
+
+    async fn commit(&mut self, partition: i32, offset: i64) -> Result<i16> {
+        let partition = OffsetCommitRequestPartition::default()
+            .with_partition_index(partition)
+            .with_committed_offset(offset)
+            .with_committed_metadata(None);
+        let topic = OffsetCommitRequestTopic::default()
+            .with_name(TopicName(text("t")))
+            .with_partitions(vec![partition]);
+        let request = OffsetCommitRequest::default()
+            .with_group_id(GroupId(text("new")))
+            .with_member_id(text(self.id))
+            .with_generation_id_or_member_epoch(self.epoch)
+            .with_topics(vec![topic]);
+        let response = self.connection.call(&request).await?;
+        let topic = response.topics.first().context("an answer without the topic")?;
+        Ok(topic.partitions.first().context("an answer without the partition")?.error_code)
+    }
+
+    fn partitions(&self) -> impl Iterator<Item = i32> {
+        self.has.iter().flat_map(|topic| topic.partitions.iter().copied())
+    }
+}
+
+async fn connection(broker: &Broker) -> Result<Connection> {
+    Ok(Connection::connect(&format!("127.0.0.1:{}", broker.kafka), Duration::from_secs(10)).await?)
+}
+
+/// Until each partition is of one of them, and as many of each as of any other.
+async fn settle(members: &mut [Member], partitions: i32) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        for member in members.iter_mut() {
+            let code = member.beat().await?;
+            ensure!(code == 0, "{} is refused with {code}", member.id);
+        }
+        let mut all: Vec<i32> = members.iter().flat_map(Member::partitions).collect();
+        all.sort_unstable();
+        let fair = partitions as usize / members.len();
+        if all == Vec::from_iter(0..partitions) && members.iter().all(|m| m.partitions().count() >= fair) {
+            return Ok(());
+        }
+        let each: Vec<_> = members.iter().map(|m| (m.id, m.epoch, &m.has)).collect();
+        ensure!(begun.elapsed() < PATIENCE, "it does not settle: {each:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_of_the_new_protocol_goes_on_after_a_kill() -> Result<()> {
+    const PARTITIONS: i32 = 6;
+    const COMMITS: i64 = 150;
+    let quick = "group.consumer.assignment.interval.ms: 0\n\
+        group.consumer.min.session.timeout.ms: 6000\n\
+        group.consumer.session.timeout.ms: 6000";
+    let dir = tempfile::tempdir()?;
+    let mut broker = start(dir.path(), quick)?;
+    let mut admin = client(&broker).await?;
+    topic(&mut admin, PARTITIONS).await?;
+    // Whoever asks for a coordinator makes the groups' topic.
+    ensure!(admin.committed("new").await?.is_empty());
+    let mut members = Vec::new();
+    for id in ["comes-and-goes", "stays", "stays-too"] {
+        members.push(Member::new(&broker, id).await?);
+    }
+    settle(&mut members, PARTITIONS).await?;
+    let mut committed = 0;
+    for round in 1..=3 {
+        // One leaves and joins all the time, so that there is always something to move.
+        let moving = tokio::spawn(async move {
+            for beats in 0.. {
+                let next = if members[0].epoch < 0 { 0 } else { -1 };
+                members[0].begin_again(next);
+                for member in &mut members {
+                    match member.beat().await {
+                        Ok(0) => {}
+                        Ok(code) => bail!("{} is refused with {code}", member.id),
+                        Err(e) if e.is::<ClientError>() => return Ok((members, beats)),
+                        Err(e) => return Err(e),
+                    }
+                }
+            }
+            bail!("the broker outlives everything")
+        });
+        // Meanwhile, another group commits, in step.
+        let mut other = client(&broker).await?;
+        let begun = Instant::now();
+        for _ in 0..COMMITS {
+            ensure!(begun.elapsed() < PATIENCE, "no {COMMITS} commits in round {round}");
+            other.commit("old", &[at(0, committed + 1)]).await?;
+            committed += 1;
+        }
+        broker.child.kill()?;
+        broker.child.wait()?;
+        let beats;
+        (members, beats) = moving.await??;
+        ensure!(beats > 0, "nothing moved in round {round}");
+        drop(broker);
+
+        broker = start(dir.path(), quick)?;
+        for member in &mut members {
+            member.connection = connection(&broker).await?;
+        }
+        // What it last asked for may have come about or not.
+        members[0].begin_again(0);
+        // The others are members still, in the epoch that they know or in one that they were to hear of.
+        settle(&mut members, PARTITIONS).await?;
+        let mut admin = client(&broker).await?;
+        ensure!(admin.committed("old").await? == [at(0, committed)]);
+        let group = admin.describe_group("new").await?;
+        ensure!(group.epochs.is_some() && group.members.len() == 3, "{group:?}");
+    }
+    let stays = &mut members[1];
+    let own = stays.partitions().next().context("it has partitions")?;
+    ensure!(stays.commit(own, 7).await? == 0);
+    stays.epoch += 100;
+    ensure!(stays.commit(own, 8).await? == 113, "an epoch of nobody's commits");
+    stays.epoch -= 100;
+
+    // The others say no more: their sessions, which began anew with the load, end.
+    let begun = Instant::now();
+    while stays.partitions().count() < PARTITIONS as usize {
+        ensure!(begun.elapsed() < PATIENCE, "{} has only {:?}", stays.id, stays.has);
+        ensure!(stays.beat().await? == 0);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let mut admin = client(&broker).await?;
+    ensure!(admin.committed("new").await? == [at(own, 7)]);
+    let group = admin.describe_group("new").await?;
+    ensure!(group.state == "Stable" && group.members.len() == 1, "{group:?}");
     ensure!(broker.stop()?.status.success());
     Ok(())
 }

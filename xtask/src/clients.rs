@@ -54,6 +54,9 @@ struct Client {
     transacts: bool,
 }
 
+/// Clients whose program has the command `consumer-group`.
+const NEW_PROTOCOL: &[&str] = &["java"];
+
 const CLIENTS: [Client; 8] = [
     Client { name: "java", language: "java", modes: ALL, has_admin: true, transacts: true },
     Client { name: "confluent", language: "python", modes: ALL, has_admin: false, transacts: true },
@@ -303,7 +306,21 @@ impl<'a> Tests<'a> {
                     .map(|output| output.last_line()),
             };
             self.report("group", client.name, since, result);
+            if NEW_PROTOCOL.contains(&client.name) {
+                self.consumer_group(client, first, records);
+            }
         }
+    }
+
+    /// The same by the new protocol (KIP-848), in the same topic.
+    fn consumer_group(&mut self, client: &Client, first: u32, records: u32) {
+        let since = Instant::now();
+        let Some(topic) = self.topics(client).into_iter().next() else { return };
+        let result = self
+            .program(client, "consumer-group", first, records)
+            .and_then(|program| program.args([topic]).output())
+            .map(|output| output.last_line());
+        self.report("group*", client.name, since, result);
     }
 
     /// Each client's transactional producer goes on where its last incarnation was cut short.

@@ -9,10 +9,14 @@ use super::{Api, Reply, Request, TABLE, text};
 
 pub const API: Api = Api { key: ApiKey::ApiVersions, min: 0, max: 4, serve: super::Serve::Call(serve) };
 
+/// A feature and its level, which is the program's, and changes with it alone.
+type Feature = (&'static str, i16);
+/// With level 1, there are groups of the new protocol (KIP-848). As in Kafka, `group.coordinator.rebalance.protocols` does not
+/// change it.
+const GROUP_VERSION: Feature = ("group.version", 1);
 /// With level 2, each transaction of a client that knows it has an epoch of its own (KIP-890). A client that does not know
 /// features does as it always did.
-const TRANSACTION_VERSION: &str = "transaction.version";
-const TRANSACTION_VERSION_LEVEL: i16 = 2;
+const TRANSACTION_VERSION: Feature = ("transaction.version", 2);
 /// Clients below this version cannot read that a feature's lowest level is 0.
 const LEVEL_0_FROM: i16 = 4;
 
@@ -49,19 +53,23 @@ pub(super) fn unsupported(request: &Request) -> Reply {
 
 /// Versions that have no features leave them out.
 fn with_features(response: ApiVersionsResponse, version: i16) -> ApiVersionsResponse {
-    let supported = SupportedFeatureKey::default()
-        .with_name(text(TRANSACTION_VERSION))
-        .with_min_version(i16::from(version < LEVEL_0_FROM))
-        .with_max_version(TRANSACTION_VERSION_LEVEL);
-    let finalized = FinalizedFeatureKey::default()
-        .with_name(text(TRANSACTION_VERSION))
-        .with_min_version_level(TRANSACTION_VERSION_LEVEL)
-        .with_max_version_level(TRANSACTION_VERSION_LEVEL);
-    // The level is the program's, and changes with it alone.
+    let supported = |(name, level): Feature| {
+        SupportedFeatureKey::default()
+            .with_name(text(name))
+            .with_min_version(i16::from(version < LEVEL_0_FROM))
+            .with_max_version(level)
+    };
+    let finalized = |(name, level): Feature| {
+        FinalizedFeatureKey::default()
+            .with_name(text(name))
+            .with_min_version_level(level)
+            .with_max_version_level(level)
+    };
+    let features = [GROUP_VERSION, TRANSACTION_VERSION];
     response
-        .with_supported_features(vec![supported])
+        .with_supported_features(features.map(supported).to_vec())
         .with_finalized_features_epoch(0)
-        .with_finalized_features(vec![finalized])
+        .with_finalized_features(features.map(finalized).to_vec())
 }
 
 fn row(api: &Api) -> ApiVersion {
@@ -105,15 +113,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_transaction_may_have_an_epoch_of_its_own() {
+    async fn features_have_their_levels() {
         let fixture = Fixture::new().await;
         for (version, min) in [(3, 1), (4, 0)] {
             let told: ApiVersionsResponse = fixture.call(version, &client("java", "4.3.1")).await;
-            let [supported] = &told.supported_features[..] else { panic!("{told:?}") };
-            assert_eq!((supported.name.as_str(), supported.min_version), (TRANSACTION_VERSION, min));
-            assert_eq!((supported.max_version, told.finalized_features_epoch), (2, 0));
-            let [finalized] = &told.finalized_features[..] else { panic!("{told:?}") };
-            assert_eq!((finalized.name.as_str(), finalized.max_version_level), (TRANSACTION_VERSION, 2));
+            let supported = told.supported_features.iter();
+            let supported: Vec<_> =
+                supported.map(|f| (f.name.as_str(), f.min_version, f.max_version)).collect();
+            assert_eq!(supported, [("group.version", min, 1), ("transaction.version", min, 2)]);
+            let finalized = told.finalized_features.iter();
+            let finalized: Vec<_> =
+                finalized.map(|f| (f.name.as_str(), f.min_version_level, f.max_version_level)).collect();
+            assert_eq!(finalized, [("group.version", 1, 1), ("transaction.version", 2, 2)]);
+            assert_eq!(told.finalized_features_epoch, 0);
         }
     }
 

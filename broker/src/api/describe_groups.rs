@@ -4,13 +4,10 @@ use chronik_core::group::{Answer, Call};
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::{ApiKey, DescribeGroupsRequest, DescribeGroupsResponse};
 
-use super::{Api, NOT_ASKED, Reply, Request, bits};
+use super::{Api, GROUP_OPERATIONS, NOT_ASKED, Reply, Request};
 use crate::coordinator;
 
 pub const API: Api = Api { key: ApiKey::DescribeGroups, min: 0, max: 6, serve: super::Serve::Call(serve) };
-
-/// The operations that a group knows.
-const OPERATIONS: i32 = bits(&[3, 6, 8, 10, 11]);
 
 fn serve(mut request: Request) -> Reply {
     let body: DescribeGroupsRequest = match request.decode() {
@@ -38,7 +35,7 @@ fn serve(mut request: Request) -> Reply {
             });
             broker.metrics.error(API.key as i16, group.error_code);
             let asked = with_operations && group.error_code == 0;
-            group.authorized_operations = if asked { OPERATIONS } else { NOT_ASKED };
+            group.authorized_operations = if asked { GROUP_OPERATIONS } else { NOT_ASKED };
             groups.push(group);
         }
         DescribeGroupsResponse::default().with_groups(groups)

@@ -8,6 +8,10 @@ mod add_partitions_to_txn;
 mod alter_configs;
 mod api_versions;
 mod broker;
+mod consumer_group_describe;
+mod consumer_group_heartbeat;
+#[cfg(test)]
+mod consumer_groups_tests;
 mod create_partitions;
 mod create_topics;
 mod delete_groups;
@@ -107,6 +111,8 @@ pub static TABLE: &[Api] = &[
     list_groups::API,
     delete_groups::API,
     offset_delete::API,
+    consumer_group_heartbeat::API,
+    consumer_group_describe::API,
     add_partitions_to_txn::API,
     add_offsets_to_txn::API,
     end_txn::API,
@@ -159,6 +165,8 @@ pub fn name(key: ApiKey) -> &'static str {
         ApiKey::ListGroups => "ListGroups",
         ApiKey::DeleteGroups => "DeleteGroups",
         ApiKey::OffsetDelete => "OffsetDelete",
+        ApiKey::ConsumerGroupHeartbeat => "ConsumerGroupHeartbeat",
+        ApiKey::ConsumerGroupDescribe => "ConsumerGroupDescribe",
         ApiKey::AddPartitionsToTxn => "AddPartitionsToTxn",
         ApiKey::AddOffsetsToTxn => "AddOffsetsToTxn",
         ApiKey::EndTxn => "EndTxn",
@@ -214,6 +222,8 @@ pub async fn dispatch(request: Request) -> Reply {
 const CLUSTER_OPERATIONS: i32 = bits(&[5, 7, 8, 9, 10, 11, 12]);
 /// The same of a topic.
 const TOPIC_OPERATIONS: i32 = bits(&[3, 4, 5, 6, 7, 8, 10, 11]);
+/// The same of a group.
+const GROUP_OPERATIONS: i32 = bits(&[3, 6, 8, 10, 11]);
 /// Stands for operations nobody asked for.
 const NOT_ASKED: i32 = i32::MIN;
 

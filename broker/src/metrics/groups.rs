@@ -23,7 +23,11 @@ impl GroupMetrics {
             offsets: Gauge::default(),
             load: LoadMetrics::default(),
         };
-        registry.register("consumer_groups", "Groups coordinated here, by state", metrics.groups.clone());
+        registry.register(
+            "consumer_groups",
+            "Groups coordinated here, by protocol and state",
+            metrics.groups.clone(),
+        );
         registry.register("consumer_group_offsets", "Committed offsets", metrics.offsets.clone());
         registry.register(
             "consumer_group_load_seconds",
@@ -42,14 +46,24 @@ impl GroupMetrics {
     /// Publishes the counts of all shards.
     pub fn set(&self, counts: &[Counts]) {
         let sum = |of| sum(counts, of);
-        for (state, count) in [
+        let classic = [
             ("Empty", sum(|c| c.empty)),
             ("PreparingRebalance", sum(|c| c.preparing_rebalance)),
             ("CompletingRebalance", sum(|c| c.completing_rebalance)),
             ("Stable", sum(|c| c.stable)),
             ("Dead", sum(|c| c.dead)),
-        ] {
-            self.groups.get_or_create(&vec![("state", state.to_string())]).set(count);
+        ];
+        let consumer = [
+            ("Empty", sum(|c| c.consumer.empty)),
+            ("Assigning", sum(|c| c.consumer.assigning)),
+            ("Reconciling", sum(|c| c.consumer.reconciling)),
+            ("Stable", sum(|c| c.consumer.stable)),
+        ];
+        for (protocol, states) in [("classic", &classic[..]), ("consumer", &consumer[..])] {
+            for (state, count) in states {
+                let labels = vec![("protocol", protocol.to_string()), ("state", state.to_string())];
+                self.groups.get_or_create(&labels).set(*count);
+            }
         }
         self.offsets.set(sum(|c| c.offsets));
     }

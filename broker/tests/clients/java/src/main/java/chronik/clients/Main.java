@@ -43,6 +43,7 @@ public final class Main {
                 case "read" -> read(args);
                 case "admin" -> AdminApi.run(args);
                 case "group" -> Groups.run(args);
+                case "consumer-group" -> ConsumerProtocol.run(args);
                 case "transact" -> Transactions.run(args);
                 default -> throw new IllegalArgumentException("unknown command " + args.command());
             }
