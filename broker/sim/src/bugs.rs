@@ -1,5 +1,7 @@
 //! Deliberate bugs. A check earns trust by failing on one.
 
+use crate::scenario::Scenario;
+
 /// All off, unless a test says so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bugs {
@@ -21,10 +23,39 @@ pub struct Bugs {
     pub snapshot_ahead_of_its_log: bool,
     /// Segment files go as soon as it is decided that their records go.
     pub delete_before_logged: bool,
+    /// Coordinators answer when they have changed, not when the log has it.
+    pub answer_before_durable: bool,
+    /// A coordinator is told that the markers are written before they are.
+    pub complete_before_markers: bool,
+    /// A producer's word is enough for the log that it is in a transaction.
+    pub zombie_accepted: bool,
+    /// Readers of decided records get all that is committed.
+    pub lso_ignores_ongoing: bool,
+    /// A start forgets which transactions were aborted.
+    pub abort_index_dropped: bool,
+    /// Offsets that were committed in a transaction count after a start, decided or not.
+    pub offsets_before_marker: bool,
+    /// A start forgets that decisions are to be carried out.
+    pub markers_forgotten: bool,
+    /// A start passes over what groups were last.
+    pub generations_forgotten: bool,
 }
 
-/// The planted bugs by name.
-pub const PLANTED: [(&str, Bugs); 9] = {
+/// A bug, and where it shows.
+#[derive(Clone, Copy, Debug)]
+pub struct Planted {
+    pub name: &'static str,
+    pub scenario: Scenario,
+    pub bugs: Bugs,
+}
+
+const fn planted(name: &'static str, scenario: Scenario, bugs: Bugs) -> Planted {
+    Planted { name, scenario, bugs }
+}
+
+/// The planted bugs.
+pub const PLANTED: [Planted; 17] = {
+    use Scenario::{Coordinators, Storage};
     const NONE: Bugs = Bugs {
         ack_before_flush: false,
         parse_stale_groups: false,
@@ -35,20 +66,36 @@ pub const PLANTED: [(&str, Bugs); 9] = {
         swap_without_dir_sync: false,
         snapshot_ahead_of_its_log: false,
         delete_before_logged: false,
+        answer_before_durable: false,
+        complete_before_markers: false,
+        zombie_accepted: false,
+        lso_ignores_ongoing: false,
+        abort_index_dropped: false,
+        offsets_before_marker: false,
+        markers_forgotten: false,
+        generations_forgotten: false,
     };
     [
-        ("ack-before-flush", Bugs { ack_before_flush: true, ..NONE }),
-        ("parse-stale-groups", Bugs { parse_stale_groups: true, ..NONE }),
-        ("recycle-before-sync", Bugs { recycle_before_sync: true, ..NONE }),
-        ("answer-duplicates-early", Bugs { answer_duplicates_early: true, ..NONE }),
-        ("serve-unflushed", Bugs { serve_unflushed: true, ..NONE }),
-        ("drop-tombstones-early", Bugs { drop_tombstones_early: true, ..NONE }),
-        ("swap-without-dir-sync", Bugs { swap_without_dir_sync: true, ..NONE }),
-        ("snapshot-ahead-of-its-log", Bugs { snapshot_ahead_of_its_log: true, ..NONE }),
-        ("delete-before-logged", Bugs { delete_before_logged: true, ..NONE }),
+        planted("ack-before-flush", Storage, Bugs { ack_before_flush: true, ..NONE }),
+        planted("parse-stale-groups", Storage, Bugs { parse_stale_groups: true, ..NONE }),
+        planted("recycle-before-sync", Storage, Bugs { recycle_before_sync: true, ..NONE }),
+        planted("answer-duplicates-early", Storage, Bugs { answer_duplicates_early: true, ..NONE }),
+        planted("serve-unflushed", Storage, Bugs { serve_unflushed: true, ..NONE }),
+        planted("drop-tombstones-early", Storage, Bugs { drop_tombstones_early: true, ..NONE }),
+        planted("swap-without-dir-sync", Storage, Bugs { swap_without_dir_sync: true, ..NONE }),
+        planted("snapshot-ahead-of-its-log", Storage, Bugs { snapshot_ahead_of_its_log: true, ..NONE }),
+        planted("delete-before-logged", Storage, Bugs { delete_before_logged: true, ..NONE }),
+        planted("answer-before-durable", Coordinators, Bugs { answer_before_durable: true, ..NONE }),
+        planted("complete-before-markers", Coordinators, Bugs { complete_before_markers: true, ..NONE }),
+        planted("zombie-accepted", Coordinators, Bugs { zombie_accepted: true, ..NONE }),
+        planted("lso-ignores-ongoing", Coordinators, Bugs { lso_ignores_ongoing: true, ..NONE }),
+        planted("abort-index-dropped", Coordinators, Bugs { abort_index_dropped: true, ..NONE }),
+        planted("offsets-before-marker", Coordinators, Bugs { offsets_before_marker: true, ..NONE }),
+        planted("markers-forgotten", Coordinators, Bugs { markers_forgotten: true, ..NONE }),
+        planted("generations-forgotten", Coordinators, Bugs { generations_forgotten: true, ..NONE }),
     ]
 };
 
-pub fn by_name(name: &str) -> Option<Bugs> {
-    PLANTED.iter().find(|(known, _)| *known == name).map(|(_, bugs)| *bugs)
+pub fn by_name(name: &str) -> Option<Planted> {
+    PLANTED.into_iter().find(|known| known.name == name)
 }

@@ -7,10 +7,10 @@ use chronik_core::ids::{ProducerEpoch, ProducerId, TopicIdPartition};
 use chronik_core::record_batch::BatchBuilder;
 
 use crate::env::{Env, Event, Outcome, Request};
-use crate::history::{Keyed, Sent};
+use crate::history::{Keyed, Meaning, Sent};
 use crate::invariants::{self, Violation};
 use crate::stats::Deed;
-use crate::topics::{Catalog, KEYS};
+use crate::topics::{Catalog, KEYS, Kind};
 
 /// A batch that has been sent and not answered.
 struct Pending {
@@ -84,7 +84,8 @@ impl Client {
 
     /// Another partition, as another producer.
     fn move_to(&mut self, env: &mut Env, catalog: &Catalog) {
-        let all: Vec<_> = catalog.keys().copied().collect();
+        let clients = catalog.iter().filter(|(_, topic)| topic.kind == Kind::Clients);
+        let all: Vec<_> = clients.map(|(tp, _)| *tp).collect();
         self.tp = env.rng.pick(&all).copied();
         self.pending.clear();
         self.connect(env);
@@ -109,7 +110,7 @@ impl Client {
         };
         // The header, and up to 24 bytes around each record's value and key.
         let each = ((bytes as usize).min(self.max_batch - 220) / records as usize).max(1);
-        let time_ms = env.now_ms().max(env.history.sent.last().map_or(0, |sent| sent.time_ms + 1));
+        let time_ms = env.fresh_time_ms();
         let mut keys = Vec::new();
         let mut builder = BatchBuilder::new();
         if self.idempotent {
@@ -129,7 +130,8 @@ impl Client {
             }
         }
         let (bytes, idempotent) = (Bytes::from(builder.build()), self.idempotent);
-        env.history.sent.push(Sent { tp, bytes, idempotent, time_ms, records: keys });
+        let meaning = Meaning::default();
+        env.history.sent.push(Sent { tp, bytes, idempotent, time_ms, records: keys, meaning });
         batch
     }
 

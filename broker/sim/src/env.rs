@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use chronik_core::ids::TopicIdPartition;
+
 use crate::disk::{Disk, DiskError, Inode};
 use crate::history::History;
 use crate::invariants::Violation;
+use crate::post::{Letter, Post};
 use crate::rng::Rng;
 use crate::stats::Stats;
 
@@ -31,23 +34,80 @@ pub struct Request {
 /// `life` counts the broker's starts: what belongs to an earlier life is void.
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
-    Poll { life: u64 },
-    Landed { life: u64, flight: u64 },
-    Synced { life: u64, flight: u64, inode: Inode },
-    FileMade { life: u64 },
-    Segments { life: u64 },
-    Clean { life: u64 },
-    Evict { life: u64 },
+    Poll {
+        life: u64,
+    },
+    Landed {
+        life: u64,
+        flight: u64,
+    },
+    Synced {
+        life: u64,
+        flight: u64,
+        inode: Inode,
+    },
+    FileMade {
+        life: u64,
+    },
+    Segments {
+        life: u64,
+    },
+    Clean {
+        life: u64,
+    },
+    Evict {
+        life: u64,
+    },
     Arrive(Request),
     Respond(Request, Outcome),
-    Timeout { client: usize, connection: u64, batch: usize },
-    Send { client: usize },
+    Timeout {
+        client: usize,
+        connection: u64,
+        batch: usize,
+    },
+    Send {
+        client: usize,
+    },
+    /// A letter comes to whom it is for.
+    Deliver {
+        letter: u64,
+    },
+    /// A client of coordinators does something.
+    Act {
+        actor: usize,
+    },
+    /// It has waited long enough for the answer to this request.
+    Late {
+        actor: usize,
+        number: u64,
+    },
+    /// A coordinator's partition is loaded.
+    Load {
+        life: u64,
+        tp: TopicIdPartition,
+    },
+    /// A coordinator has something to do by the clock.
+    Tick {
+        life: u64,
+        tp: TopicIdPartition,
+    },
+    /// The next marker of a decision that is being carried out.
+    Marker {
+        life: u64,
+        decision: u64,
+    },
+    /// Somebody reads what is decided.
+    Review,
     Fetch,
     Administer,
     DeleteRecords,
     WriteBack,
-    Stop { life: u64 },
-    Crash { life: u64 },
+    Stop {
+        life: u64,
+    },
+    Crash {
+        life: u64,
+    },
     Start,
 }
 
@@ -81,6 +141,7 @@ pub struct Env {
     pub history: History,
     pub rng: Rng,
     pub stats: Stats,
+    pub post: Post,
     pub now_us: u64,
     /// Of the broker; 0 while it is down.
     pub life: u64,
@@ -99,6 +160,7 @@ impl Env {
             history: History::default(),
             rng,
             stats: Stats::default(),
+            post: Post::default(),
             now_us: 0,
             life: 0,
             agenda: BTreeMap::new(),
@@ -112,6 +174,18 @@ impl Env {
     /// life of some milliseconds sees records grow old.
     pub fn now_ms(&self) -> i64 {
         self.now_us as i64
+    }
+
+    /// A time for the records of a batch that no other batch has.
+    pub fn fresh_time_ms(&self) -> i64 {
+        self.now_ms().max(self.history.sent.last().map_or(0, |sent| sent.time_ms + 1))
+    }
+
+    /// Sends a letter that arrives so many microseconds from now; returns its number.
+    pub fn send(&mut self, delay_us: u64, letter: Letter) -> u64 {
+        let letter = self.post.put(letter);
+        self.after(delay_us, Event::Deliver { letter });
+        letter
     }
 
     /// Puts an event on the agenda, so many microseconds from now.

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use chronik_core::ids::{Offset, TopicIdPartition};
+use chronik_core::ids::{Offset, ProducerEpoch, ProducerId, TopicIdPartition};
+use chronik_core::log::EndMarker;
+use chronik_core::txn::{Producer, TransactionVersion};
 use chronik_core::wal::format::decode_group;
+use kafka_protocol::protocol::StrBytes;
 
-use crate::topics::Topic;
+use crate::topics::{Kind, Topic};
 
 /// A batch as its producer sent it. Its number is its place in [`History::sent`].
 #[derive(Clone, Debug)]
@@ -18,6 +21,44 @@ pub struct Sent {
     pub time_ms: i64,
     /// Of a compacted topic: its records in their order.
     pub records: Vec<Keyed>,
+    pub meaning: Meaning,
+}
+
+/// What a batch is to coordinators and to readers of what is decided.
+#[derive(Clone, Debug, Default)]
+pub struct Meaning {
+    /// The transaction that it belongs to, a place in [`History::transactions`], and who wrote it.
+    pub transaction: Option<(usize, Producer)>,
+    /// It ends one.
+    pub marker: Option<EndMarker>,
+    /// It commits these offsets of groups.
+    pub commits: Vec<Commit>,
+}
+
+/// Of a group and of a partition that it reads, how far it has come. No two commits have the same offset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    pub group: StrBytes,
+    pub partition: i32,
+    pub offset: Offset,
+}
+
+/// A producer's transaction, as its client knows it.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    pub transactional_id: StrBytes,
+    /// The partition of its coordinator.
+    pub coordinator: TopicIdPartition,
+    pub producer: Producer,
+    pub version: TransactionVersion,
+    /// The batches that the client was told are stored.
+    pub batches: Vec<usize>,
+    /// The client has asked for it to be committed, or aborted.
+    pub asked: Option<bool>,
+    /// That was confirmed.
+    pub told: Option<bool>,
+    /// What the first of its markers has made of it.
+    pub outcome: Option<bool>,
 }
 
 /// A record of a compacted topic.
@@ -59,11 +100,18 @@ pub struct PartitionHistory {
     pub fenced: bool,
     /// Damage was done to WAL groups that hold its records.
     pub damaged: bool,
+    /// The greatest last stable offset that a reader has seen.
+    pub stable: Offset,
 }
 
 impl PartitionHistory {
     pub fn is_compacted(&self) -> bool {
         self.topic.is_some_and(|topic| topic.compact)
+    }
+
+    /// It is, and what its keys are is known here. What coordinators need of their logs shows when these are loaded.
+    pub fn has_keys(&self) -> bool {
+        self.topic.is_some_and(|topic| topic.compact && topic.kind == Kind::Clients)
     }
 
     /// The batch that an offset was given to.
@@ -104,11 +152,32 @@ pub struct History {
     pub damaged_groups: BTreeSet<u64>,
     /// Any damage was done at all.
     pub any_damage: bool,
+    pub transactions: Vec<Transaction>,
+    /// Of each producer the epoch that somebody was told to be the first: whoever has an earlier one is a zombie.
+    pub fenced: BTreeMap<ProducerId, ProducerEpoch>,
+    /// Of group, generation and partition: the member that was told to own it.
+    pub owners: BTreeMap<(StrBytes, i32, u8), StrBytes>,
+    /// Decisions about transactional ids that are being carried out: of which epoch, in which life of the broker, and since
+    /// when somebody knows.
+    pub decisions: BTreeMap<StrBytes, (ProducerEpoch, u64, u64)>,
+    /// Groups that commit offsets, with the partition of their coordinator.
+    pub consumer_groups: Vec<(StrBytes, TopicIdPartition)>,
+    /// So many offsets were made up.
+    pub commits: Offset,
+    /// So many producer ids were given out, as the metadata's log would.
+    producers: i64,
 }
 
 impl History {
     pub fn partition(&mut self, tp: TopicIdPartition) -> &mut PartitionHistory {
         self.partitions.entry(tp).or_default()
+    }
+
+    /// A producer id that nobody has.
+    pub fn fresh_producer(&mut self) -> ProducerId {
+        self.producers += 1;
+        // Idempotent producers count from below.
+        ProducerId((1 << 40) + self.producers)
     }
 
     /// The batch whose records have this time.
@@ -138,5 +207,42 @@ impl History {
             partitions: items.iter().map(|item| item.tp).collect(),
         };
         self.groups.insert(header.position.0, fact);
+    }
+
+    /// The batches of transactions in a partition, by base offset, and how the first marker below `end` has decided each.
+    pub fn outcomes(&self, tp: TopicIdPartition, end: Offset) -> BTreeMap<Offset, Option<bool>> {
+        let mut undecided: BTreeMap<ProducerId, Vec<Offset>> = BTreeMap::new();
+        let mut outcomes = BTreeMap::new();
+        let Some(partition) = self.partitions.get(&tp) else { return outcomes };
+        for (base, stored) in &partition.alive {
+            let meaning = &self.sent[stored.batch].meaning;
+            if let Some((_, producer)) = meaning.transaction {
+                outcomes.insert(*base, None);
+                undecided.entry(producer.id).or_default().push(*base);
+            }
+            if let Some(marker) = meaning.marker.filter(|_| *base < end) {
+                for decided in undecided.remove(&marker.producer_id).unwrap_or_default() {
+                    outcomes.insert(decided, Some(marker.commit));
+                }
+            }
+        }
+        outcomes
+    }
+
+    /// What groups of a coordinator's partition have committed: the last commit in the order of the log, where one of a
+    /// transaction counts once that is committed, and at its own place.
+    pub fn committed(&self, tp: TopicIdPartition) -> BTreeMap<(StrBytes, i32), Offset> {
+        let mut last = BTreeMap::new();
+        let Some(partition) = self.partitions.get(&tp) else { return last };
+        let outcomes = self.outcomes(tp, Offset::MAX);
+        for (base, stored) in &partition.alive {
+            if !matches!(outcomes.get(base), None | Some(Some(true))) {
+                continue;
+            }
+            for Commit { group, partition, offset } in &self.sent[stored.batch].meaning.commits {
+                last.insert((group.clone(), *partition), *offset);
+            }
+        }
+        last
     }
 }

@@ -7,28 +7,31 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use chronik_core::wal::recovery::Row;
-use chronik_sim::bugs::{Bugs, PLANTED, by_name};
+use chronik_sim::bugs::{Bugs, PLANTED, Planted, by_name};
 use chronik_sim::stats::{Deed, Fault, Stats};
-use chronik_sim::{Report, Violation, run};
+use chronik_sim::{Report, Scenario, Violation, run};
 use clap::Parser;
 
 /// Runs Chronik's core over a lying disk.
 #[derive(Parser)]
 struct Args {
-    /// How many seeds to run.
+    /// Only this one: storage, or coordinators.
+    #[arg(long, value_parser = Scenario::ALL.map(Scenario::name))]
+    scenario: Option<String>,
+    /// How many seeds to run of each scenario.
     #[arg(long, default_value_t = 3000)]
     seeds: u64,
     /// The first of them.
     #[arg(long, default_value_t = 0)]
     from: u64,
-    /// Replays one seed.
-    #[arg(long)]
+    /// Replays one seed of a scenario.
+    #[arg(long, requires = "scenario")]
     seed: Option<u64>,
     /// Prints every event (with --seed).
     #[arg(long, requires = "seed")]
     trace: bool,
     /// Plants a bug and looks for a seed that catches it.
-    #[arg(long, value_parser = PLANTED.map(|(name, _)| name))]
+    #[arg(long, value_parser = PLANTED.map(|planted| planted.name))]
     planted: Option<String>,
 }
 
@@ -39,32 +42,42 @@ const PANIC: &str = "no_panic";
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let bugs = args.planted.as_deref().and_then(by_name).unwrap_or_default();
-    if let Some(seed) = args.seed {
-        return replay(seed, bugs, args.trace);
+    let planted = args.planted.as_deref().and_then(by_name);
+    let scenario = args.scenario.as_deref().and_then(Scenario::by_name);
+    if let (Some(scenario), Some(seed)) = (scenario, args.seed) {
+        return replay(scenario, seed, planted.map(|planted| planted.bugs).unwrap_or_default(), args.trace);
     }
-    if let Some(name) = &args.planted {
-        return if hunt(name, bugs) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    if let Some(planted) = planted {
+        return if hunt(planted) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let started = Instant::now();
-    let (stats, failures) = run_all(args.from, args.seeds, bugs, false);
-    print_table(args.seeds, &stats, started);
-    for (seed, violation) in &failures {
-        println!("FAILED seed {seed}: {violation}");
-        println!("  replay: cargo run --profile ci -p chronik-sim -- --seed {seed} --trace");
+    let (mut stats, mut failures) = (Stats::default(), Vec::new());
+    for scenario in Scenario::ALL.into_iter().filter(|each| scenario.is_none_or(|only| only == *each)) {
+        let (more, failed) = run_all(scenario, args.from, args.seeds, Bugs::default(), false);
+        stats.add(&more);
+        failures.extend(failed.into_iter().map(|(seed, violation)| (scenario.name(), seed, violation)));
     }
-    let unmet = stats.unmet();
+    print_table(args.seeds, &stats, started);
+    for (scenario, seed, violation) in &failures {
+        println!("FAILED {scenario} seed {seed}: {violation}");
+        println!(
+            "  replay: cargo run --profile ci -p chronik-sim -- --scenario {scenario} --seed {seed} --trace"
+        );
+    }
+    // Of one scenario alone, nobody expects everything.
+    let unmet = if scenario.is_none() { stats.unmet() } else { Vec::new() };
     if !unmet.is_empty() {
         println!("FAILED: never met: {}", unmet.join(", "));
     }
     println!("\nplanted bugs");
-    let missed = PLANTED.iter().filter(|(name, bugs)| !hunt(name, *bugs)).count();
+    let here = PLANTED.iter().filter(|planted| scenario.is_none_or(|only| only == planted.scenario));
+    let missed = here.filter(|planted| !hunt(**planted)).count();
     println!("\n{:.1} s in all", started.elapsed().as_secs_f64());
     if failures.is_empty() && unmet.is_empty() && missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn replay(seed: u64, bugs: Bugs, trace: bool) -> ExitCode {
-    let Report { trace_hash, violation, stats } = run(seed, bugs, trace);
+fn replay(scenario: Scenario, seed: u64, bugs: Bugs, trace: bool) -> ExitCode {
+    let Report { trace_hash, violation, stats } = run(scenario, seed, bugs, trace);
     println!("seed {seed}: {} us of virtual time, trace hash {trace_hash:016x}", stats.virtual_us);
     match violation {
         Some(violation) => {
@@ -76,8 +89,8 @@ fn replay(seed: u64, bugs: Bugs, trace: bool) -> ExitCode {
 }
 
 /// A panic in the code under test fails its seed as a violation does.
-fn run_caught(seed: u64, bugs: Bugs) -> Report {
-    catch_unwind(AssertUnwindSafe(|| run(seed, bugs, false))).unwrap_or_else(|panic| {
+fn run_caught(scenario: Scenario, seed: u64, bugs: Bugs) -> Report {
+    catch_unwind(AssertUnwindSafe(|| run(scenario, seed, bugs, false))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_string()));
         let violation = Violation { invariant: PANIC, what: text.unwrap_or_default() };
@@ -86,7 +99,13 @@ fn run_caught(seed: u64, bugs: Bugs) -> Report {
 }
 
 /// Runs seeds on all processors; `first_only` ends with the first failure.
-fn run_all(from: u64, seeds: u64, bugs: Bugs, first_only: bool) -> (Stats, Vec<(u64, Violation)>) {
+fn run_all(
+    scenario: Scenario,
+    from: u64,
+    seeds: u64,
+    bugs: Bugs,
+    first_only: bool,
+) -> (Stats, Vec<(u64, Violation)>) {
     let next = AtomicU64::new(from);
     let enough = AtomicBool::new(false);
     let all = Mutex::new((Stats::default(), Vec::new()));
@@ -101,7 +120,7 @@ fn run_all(from: u64, seeds: u64, bugs: Bugs, first_only: bool) -> (Stats, Vec<(
                     if seed >= from.saturating_add(seeds) {
                         break;
                     }
-                    let report = run_caught(seed, bugs);
+                    let report = run_caught(scenario, seed, bugs);
                     stats.add(&report.stats);
                     if let Some(violation) = report.violation {
                         failures.push((seed, violation));
@@ -120,8 +139,8 @@ fn run_all(from: u64, seeds: u64, bugs: Bugs, first_only: bool) -> (Stats, Vec<(
 }
 
 /// Looks for the first seed that catches a planted bug.
-fn hunt(name: &str, bugs: Bugs) -> bool {
-    let (_, failures) = run_all(0, PLANTED_SEEDS, bugs, true);
+fn hunt(Planted { name, scenario, bugs }: Planted) -> bool {
+    let (_, failures) = run_all(scenario, 0, PLANTED_SEEDS, bugs, true);
     // A panic is no catch: the checks must see it.
     match failures.iter().find(|(_, violation)| violation.invariant != PANIC) {
         Some((seed, violation)) => {

@@ -121,6 +121,31 @@ kinds! {
         TombstoneRemoved,
         /// A batch stays for its producer's sequence, or as the last one.
         EmptyBatchKept,
+        CoordinatorStillLoading,
+        TransactionCommitted,
+        TransactionAborted,
+        /// Nobody had ended it in time.
+        TransactionTimedOut,
+        /// A newer producer of the same transactional id has aborted it.
+        TransactionTakenOver,
+        /// Markers were still to be written when the broker crashed.
+        DecisionFoundAtStart,
+        /// Some of them were written.
+        CrashBetweenMarkers,
+        /// The partition took none just then.
+        MarkerLater,
+        ZombieRefused,
+        OffsetsCommitted,
+        OffsetsCommittedInTransaction,
+        /// What was read is in no transaction that is still open; what comes behind it is.
+        ReaderHeldBack,
+        AbortedBatchLeftOut,
+        DecidedBatchRead,
+        /// A transaction over several partitions, or with offsets, was confirmed.
+        WideTransaction,
+        GenerationShared,
+        MemberFenced,
+        MemberLeft,
     }
 }
 

@@ -3,17 +3,42 @@
 use std::collections::BTreeMap;
 
 use chronik_core::compaction::Policy;
-use chronik_core::ids::TopicIdPartition;
+use chronik_core::ids::{TopicId, TopicIdPartition, Uuid};
 use chronik_core::log::retention::Retention;
+use chronik_core::metadata::image::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 
 use crate::rng::Rng;
 
 /// The partitions that exist: metadata, which has a log of its own.
 pub type Catalog = BTreeMap<TopicIdPartition, Topic>;
 
+/// Who writes to a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Clients,
+    /// The coordinator of groups.
+    Groups,
+    /// The coordinator of transactions.
+    Transactions,
+}
+
+/// The topic that transactional producers write to.
+pub const DATA_TOPIC: &str = "data";
+
+/// A partition of a topic that has a name.
+pub fn partition_of(topic: &str, partition: i32) -> TopicIdPartition {
+    let number = match topic {
+        OFFSETS_TOPIC => 1001,
+        TRANSACTIONS_TOPIC => 1002,
+        _ => 1000,
+    };
+    TopicIdPartition { topic_id: TopicId(Uuid::from_u128(number)), partition }
+}
+
 /// Times are the records' (see [`crate::env::Env::now_ms`]).
 #[derive(Clone, Copy, Debug)]
 pub struct Topic {
+    pub kind: Kind,
     /// `cleanup.policy` holds `compact`: records have keys.
     pub compact: bool,
     /// `cleanup.policy` holds `delete`.
@@ -41,6 +66,7 @@ impl Topic {
         let max_bytes = rng.percent(60).then(|| rng.between(0, 100_000));
         let max_lag_ms = if rng.percent(30) { rng.between(3000, 30_000) as i64 } else { i64::MAX };
         Topic {
+            kind: Kind::Clients,
             compact,
             delete,
             retention: Retention { max_age_ms, max_bytes },
@@ -53,5 +79,11 @@ impl Topic {
             },
             delete_retention_ms: rng.between(500, 15_000) as i64,
         }
+    }
+
+    /// One of which nothing ever goes but what coordinators have written anew.
+    pub fn kept(kind: Kind, rng: &mut Rng) -> Topic {
+        let retention = Retention { max_age_ms: None, max_bytes: None };
+        Topic { kind, compact: kind != Kind::Clients, delete: false, retention, ..Topic::draw(rng) }
     }
 }

@@ -1,12 +1,12 @@
 //! Seeds that found something, by the name of what they found; and what makes any seed worth running.
 
-use chronik_sim::bugs::{Bugs, PLANTED};
-use chronik_sim::run;
+use chronik_sim::bugs::{Bugs, PLANTED, Planted};
 use chronik_sim::stats::{Deed, Stats};
+use chronik_sim::{Scenario, run};
 
 fn holds(seed: u64) {
-    let report = run(seed, Bugs::default(), false);
-    assert_eq!(report.violation, None, "replay: --seed {seed} --trace");
+    let report = run(Scenario::Storage, seed, Bugs::default(), false);
+    assert_eq!(report.violation, None, "replay: --scenario storage --seed {seed} --trace");
 }
 
 /// A file whose generation began at a cut was lost, and what had been cut off was read in its place.
@@ -38,19 +38,21 @@ fn a_stop_that_rolls_ends() {
 
 #[test]
 fn the_same_seed_takes_the_same_course() {
-    let hashes = |seeds: std::ops::Range<u64>| -> Vec<u64> {
-        seeds.map(|seed| run(seed, Bugs::default(), false).trace_hash).collect()
+    let hashes = |scenario: Scenario| -> Vec<u64> {
+        (100..120).map(|seed| run(scenario, seed, Bugs::default(), false).trace_hash).collect()
     };
-    let first = hashes(100..120);
-    assert_eq!(first, hashes(100..120));
-    let distinct: std::collections::BTreeSet<_> = first.iter().collect();
-    assert_eq!(distinct.len(), first.len(), "and another seed another one");
+    for scenario in Scenario::ALL {
+        let first = hashes(scenario);
+        assert_eq!(first, hashes(scenario));
+        let distinct: std::collections::BTreeSet<_> = first.iter().collect();
+        assert_eq!(distinct.len(), first.len(), "and another seed another one");
+    }
 }
 
 #[test]
 fn every_planted_bug_is_caught() {
-    for (name, bugs) in PLANTED {
-        let caught = (0..100).find_map(|seed| run(seed, bugs, false).violation);
+    for Planted { name, scenario, bugs } in PLANTED {
+        let caught = (0..100).find_map(|seed| run(scenario, seed, bugs, false).violation);
         assert!(caught.is_some(), "{name} was not caught");
     }
 }
@@ -59,7 +61,9 @@ fn every_planted_bug_is_caught() {
 #[test]
 fn every_deed_of_a_broker_is_met() {
     let mut stats = Stats::default();
-    (0..120).for_each(|seed| stats.add(&run(seed, Bugs::default(), false).stats));
+    for scenario in Scenario::ALL {
+        (0..120).for_each(|seed| stats.add(&run(scenario, seed, Bugs::default(), false).stats));
+    }
     let unmet: Vec<_> = Deed::ALL.iter().filter(|deed| !stats.deeds.contains_key(deed)).collect();
     assert!(unmet.is_empty(), "never met: {unmet:?}");
 }

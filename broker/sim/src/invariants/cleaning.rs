@@ -60,7 +60,10 @@ fn contents(bytes: &[u8]) -> impl Iterator<Item = (Offset, Content<'_>)> {
 /// The cleaner has put a file in the place of others: what is no longer there may go, what is there is what it was.
 pub fn swapped(env: &mut Env, swap: &Swap<'_>) -> Result<(), Violation> {
     let Swap { tp, end, began_ms, .. } = *swap;
-    env.stats.checked(NEWEST);
+    let has_keys = env.history.partition(tp).has_keys();
+    if has_keys {
+        env.stats.checked(NEWEST);
+    }
     env.stats.checked(SAME);
     let before: BTreeMap<_, _> = swap.before.iter().flat_map(|bytes| contents(bytes)).collect();
     let after: BTreeMap<_, _> = contents(swap.after).collect();
@@ -74,7 +77,7 @@ pub fn swapped(env: &mut Env, swap: &Swap<'_>) -> Result<(), Violation> {
             env.stats.deed(Deed::EmptyBatchKept);
         }
     }
-    for (at, content) in before {
+    for (at, content) in before.into_iter().filter(|_| has_keys) {
         let is_tombstone = content.value.is_none();
         let stays = after.contains_key(&at);
         if stays && is_tombstone {

@@ -7,12 +7,18 @@
 //! the segments from before it; what was deleted never does.
 
 mod cleaning;
+mod coordination;
 mod deletion;
 mod reading;
+mod transactions;
 
 pub use cleaning::{Swap, swapped};
+pub use coordination::{
+    INPUTS, coordinator_loaded, decisions_are_carried_out, fetch_offsets, offsets_told, owns,
+};
 pub use deletion::{deletion_asked, log_start_seen, retention_allows};
 pub use reading::{consumed, invariant_1_what_counts_is_there, started};
+pub use transactions::{answered, confirmed, reviewed, stable_to};
 
 use std::fmt;
 
@@ -88,7 +94,15 @@ pub fn assigned(
     for (offset, record) in (base_offset..).zip(records) {
         partition.by_key.entry(record.key).or_default().insert(offset);
     }
-    Ok(())
+    let meaning = &sent[batch].meaning;
+    let (transaction, marker) = (meaning.transaction, meaning.marker);
+    if let Some((_, producer)) = transaction {
+        transactions::written(env, tp, producer)?;
+    }
+    match marker {
+        Some(marker) => transactions::ended(env, tp, base_offset, marker),
+        None => Ok(()),
+    }
 }
 
 /// The broker tells a producer that its batch is stored.

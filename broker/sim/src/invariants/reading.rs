@@ -8,11 +8,14 @@ use chronik_core::log::{Checked, ReadRequest, ReadUpTo};
 use chronik_core::record_batch::{BatchHeader, Batches, Crc, RecordIter, Verified};
 
 use super::cleaning::{is_left_of, may_be_gone};
+use super::coordination::COMMITTED;
 use super::deletion::log_start_seen;
+use super::transactions::{DECIDED, transactions_are_there};
 use super::{CUT, DENSE, DETECTED, NEWEST, ONCE, PRODUCERS, READABLE, VISIBLE, Violation};
 use crate::env::{Env, Halt};
 use crate::shell::Broker;
 use crate::stats::Deed;
+use crate::topics::Kind;
 
 /// A consumer gets these bytes, which begin with the batch that holds `from`, or the first behind it. Returns where it goes
 /// on.
@@ -36,6 +39,7 @@ fn seen(
 ) -> Result<(Offset, BTreeSet<Offset>), Violation> {
     let now_ms = env.now_ms();
     let is_compacted = env.history.partition(tp).is_compacted();
+    let has_keys = env.history.partition(tp).has_keys();
     let mut next = from;
     let mut records = BTreeSet::new();
     for (header, bytes) in slices.iter().flat_map(batches_of) {
@@ -64,13 +68,13 @@ fn seen(
         if !is_sent {
             return Err(lies(READABLE, "other bytes than were sent"));
         }
-        if is_compacted {
+        if has_keys {
             let all = RecordIter::new(&bytes).into_iter().flatten().flatten();
             records.extend(all.map(|record| record.offset).filter(|at| *at >= from));
         }
         next = last + 1;
     }
-    if is_compacted {
+    if has_keys {
         env.stats.checked(NEWEST);
         let missing = |at: &Offset| !records.contains(at) && !may_be_gone(&env.history, tp, *at, now_ms);
         if let Some(at) = (from..next).find(missing) {
@@ -107,11 +111,16 @@ pub fn started(env: &mut Env, broker: &Broker, unanswered: &[usize]) -> Result<(
         env.stats.checked(VISIBLE);
         env.stats.checked(READABLE);
         let partition = env.history.partition(tp);
+        let lost = match served.topic.kind {
+            Kind::Clients => READABLE,
+            Kind::Groups => COMMITTED,
+            Kind::Transactions => DECIDED,
+        };
         if partition.fenced {
             return Err(Violation::new(DETECTED, format!("{tp} was fenced and is served again")).into());
         }
         for (invariant, what, needed) in
-            [(READABLE, "acknowledged", partition.acknowledged), (VISIBLE, "read", partition.read)]
+            [(lost, "acknowledged", partition.acknowledged), (VISIBLE, "read", partition.read)]
         {
             if needed > end {
                 let what = format!("{tp}: offsets below {needed} were {what} before, and it ends at {end}");
@@ -127,6 +136,7 @@ pub fn started(env: &mut Env, broker: &Broker, unanswered: &[usize]) -> Result<(
         invariant_1_what_counts_is_there(env, broker, tp)?;
     }
     unanswered.iter().try_for_each(|batch| invariant_9_producer_state_survives(env, broker, *batch))?;
+    transactions_are_there(env)?;
     Ok(())
 }
 

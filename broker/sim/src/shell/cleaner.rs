@@ -24,6 +24,7 @@ pub(super) struct Work {
     plan_end: Offset,
     now_ms: i64,
     last_of: BTreeMap<ProducerId, Offset>,
+    transactions: Transactions,
     /// Segments that become one each.
     groups: VecDeque<Vec<SegmentState>>,
     /// What was written and has not taken the others' place yet.
@@ -90,8 +91,8 @@ impl Broker {
     ) -> Result<Option<Work>, Halt> {
         let Plan { dirty_from, end: plan_end, .. } = *plan;
         let Some(partition) = self.partitions.get(&tp) else { return Ok(None) };
-        // Nobody here writes in transactions.
-        let transactions = Transactions::default();
+        let from = closed.first().map_or(0, |s| s.base_offset);
+        let transactions = Transactions::new(partition.log.aborted_between(from, plan_end));
         let mut keys = KeyOffsets::new(KEY_BYTES * self.settings.cleaner_keys, self.life);
         let mut full_at = None;
         let dirty = closed.iter().filter(|s| s.end_offset > dirty_from && s.base_offset < plan_end);
@@ -119,7 +120,8 @@ impl Broker {
         let last_of = partition.log.producers().last_offsets().collect();
         env.note("clean", &[dirty_from as u64, keys_end as u64, plan_end as u64]);
         let now_ms = env.now_ms();
-        Ok(Some(Work { tp, keys, keys_end, plan_end, now_ms, last_of, groups, written: None }))
+        let written = None;
+        Ok(Some(Work { tp, keys, keys_end, plan_end, now_ms, last_of, transactions, groups, written }))
     }
 
     /// True while there is more to do.
@@ -140,6 +142,8 @@ impl Broker {
             let retention_ms = partition.topic.delete_retention_ms;
             let delete_retention_ms = if bugs.drop_tombstones_early { 0 } else { retention_ms };
             let written = rewrite(env, partition, work, old, delete_retention_ms)?;
+            // Before the files do: no reader may be told of a transaction whose end is not there.
+            partition.log.markers_go(&work.transactions.take_gone());
             if let Some(new) = &written.new
                 && !bugs.swap_without_dir_sync
             {
@@ -165,12 +169,12 @@ impl Broker {
 fn rewrite(
     env: &mut Env,
     partition: &Partition,
-    work: &Work,
+    work: &mut Work,
     old: Vec<SegmentState>,
     delete_retention_ms: i64,
 ) -> Result<Written, Halt> {
     let now_ms = work.now_ms;
-    let transactions = Transactions::default();
+    let transactions = std::mem::take(&mut work.transactions);
     let (keys, keys_end) = (&work.keys, work.keys_end);
     let mut pass = Pass { keys, keys_end, now_ms, delete_retention_ms, transactions };
     // The last batch of what is closed stays: a reader must be able to come to the end.
@@ -198,6 +202,7 @@ fn rewrite(
         }
         before.push(bytes);
     }
+    work.transactions = pass.transactions;
     let new = match (old.first(), old.last()) {
         (Some(first), Some(last)) if !after.is_empty() => {
             let revision = old.iter().map(|s| s.revision).max().unwrap_or(0) + 1;

@@ -2,12 +2,14 @@
 //! shell's (`broker/src/storage`), without its threads.
 
 mod cleaner;
+mod coordinator;
 mod deletion;
 mod read;
 mod recovery;
 mod segments;
 mod writer;
 
+pub use coordinator::{Answer, Call, Machine};
 pub use segments::segment_name;
 pub use writer::CHECKPOINT;
 
@@ -17,7 +19,7 @@ use bytes::Bytes;
 use chronik_core::ids::{DiskUuid, LeaderEpoch, Offset, TopicIdPartition, Uuid, WalPosition};
 use chronik_core::log::{Appended, PartitionLog, ProducerStateMap, Run, WalSpan};
 use chronik_core::record_batch::{
-    BatchLimits, Batches, Crc, NO_TIMESTAMP, Origin, TimestampType, check_produced,
+    BatchLimits, BatchSummary, Batches, Crc, NO_TIMESTAMP, Origin, TimestampType, Verified, check_produced,
 };
 use chronik_core::store::checkpoint::PartitionState;
 use chronik_core::wal::commit::{ActiveFile, Done, GroupCommit, Step};
@@ -63,7 +65,7 @@ struct Waiter {
 
 pub struct Partition {
     pub log: PartitionLog,
-    topic: Topic,
+    pub topic: Topic,
     waiters: Vec<Waiter>,
     segments: segments::Segments,
     /// The producers' state at the end of the segments.
@@ -87,6 +89,7 @@ pub struct Broker {
     writer: writer::Writer,
     /// The pass that the cleaner is at.
     cleaning: Option<cleaner::Work>,
+    coordinators: coordinator::Coordinators,
     making_file: bool,
     stopping: bool,
     poll_at_us: Option<u64>,
@@ -211,6 +214,24 @@ impl Broker {
         if self.has_failed() || self.stopping {
             return Ok(());
         }
+        let vouched = if self.settings.bugs.zombie_accepted { Verified::Own } else { Verified::Not };
+        if vouched == Verified::Not && self.asks_about(env, request, profile)? {
+            return Ok(());
+        }
+        self.append_produced(env, request, profile, vouched)
+    }
+
+    /// Appends a client's batch. `verified` is what is known of the transaction that it would begin.
+    fn append_produced(
+        &mut self,
+        env: &mut Env,
+        request: Request,
+        profile: usize,
+        verified: Verified,
+    ) -> Result<(), Halt> {
+        if self.has_failed() || self.stopping {
+            return Ok(());
+        }
         let sent = env.history.sent[request.batch].clone();
         let Some(partition) = self.partitions.get_mut(&sent.tp) else {
             let delay = env.rng.between(50, 500);
@@ -219,6 +240,7 @@ impl Broker {
         };
         let batch = check_produced(&sent.bytes, &limits(&self.settings, &partition.topic))
             .map_err(|e| Violation::new("a_good_batch_is_accepted", e.to_string()))?;
+        let batch = BatchSummary { verified, ..batch };
         match partition.log.append(&batch, env.now_ms()) {
             Ok(Appended::New { base_offset, last_offset, leader_epoch, .. }) => {
                 env.note("append", &[request.batch as u64, base_offset as u64]);
@@ -375,7 +397,7 @@ impl Broker {
             }
             self.delivered = group.end;
         }
-        Ok(())
+        self.release(env)
     }
 
     /// Goes on in the next file; false when there is none yet.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use chronik_core::ids::{TopicIdPartition, WalPosition};
-use chronik_core::log::PartitionLog;
+use chronik_core::log::{EndedTransactions, PartitionLog};
 use chronik_core::store::checkpoint::{Checkpoint, PartitionState, SegmentState};
 use chronik_core::store::replay::{Replay, Replayed};
 use chronik_core::wal::commit::GroupCommit;
@@ -55,7 +55,12 @@ impl Broker {
                     };
                     fenced.insert(*tp, state);
                 }
-                (Some(found), _) => _ = partitions.insert(*tp, reopened(*tp, *topic, found)?),
+                (Some(mut found), _) => {
+                    if settings.bugs.abort_index_dropped {
+                        found.log.transactions = EndedTransactions::default();
+                    }
+                    partitions.insert(*tp, reopened(*tp, *topic, found)?);
+                }
                 (None, Some(_)) => {
                     let state = PartitionState { fenced: blind.clone(), ..PartitionState::default() };
                     fenced.insert(*tp, state);
@@ -86,6 +91,7 @@ impl Broker {
             holes: recovered.holes,
             writer: Writer::default(),
             cleaning: None,
+            coordinators: Default::default(),
             making_file: false,
             stopping: false,
             poll_at_us: None,
@@ -97,6 +103,7 @@ impl Broker {
         for (tp, topic) in fresh {
             broker.create(env, tp, topic)?;
         }
+        broker.open_coordinators(env);
         broker.make_spare(env);
         Ok(broker)
     }

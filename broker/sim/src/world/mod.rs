@@ -1,20 +1,25 @@
 //! One simulated run: a broker, its clients, and everything that happens to it, from one seed.
 
+mod chores;
+
 use chronik_core::ids::{TopicId, TopicIdPartition, Uuid};
-use chronik_core::log::{ReadRequest, ReadUpTo};
+use chronik_core::metadata::image::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use chronik_core::wal::commit::max_entry_bytes;
 use chronik_core::wal::format::BLOCK;
 use chronik_core::wal::profile::{AckMode, PolicyKind, WalProfile};
 
 use crate::bugs::Bugs;
+use crate::cast::{COORDINATORS, Cast};
 use crate::clients::Client;
 use crate::damage;
 use crate::env::{Env, Event, Halt};
 use crate::invariants::{self, Violation};
+use crate::post::Letter;
 use crate::rng::Rng;
+use crate::scenario::Scenario;
 use crate::shell::{Broker, Settings};
-use crate::stats::{Deed, Fault, Stats};
-use crate::topics::{Catalog, Topic};
+use crate::stats::{Fault, Stats};
+use crate::topics::{Catalog, DATA_TOPIC, Kind, Topic, partition_of};
 
 /// What became of a run.
 #[derive(Debug)]
@@ -25,10 +30,12 @@ pub struct Report {
 }
 
 struct World {
+    scenario: Scenario,
     env: Env,
     settings: Settings,
     broker: Option<Broker>,
     clients: Vec<Client>,
+    cast: Cast,
     catalog: Catalog,
     topics: u128,
     lives: u64,
@@ -46,8 +53,8 @@ struct World {
 const STOP_MAX_US: u64 = 2_000_000;
 
 /// Runs one seed to its end, or to the first violation.
-pub fn run(seed: u64, bugs: Bugs, trace: bool) -> Report {
-    let mut world = World::new(seed, bugs, trace);
+pub fn run(scenario: Scenario, seed: u64, bugs: Bugs, trace: bool) -> Report {
+    let mut world = World::new(scenario, seed, bugs, trace);
     let violation = match world.live() {
         Ok(()) => None,
         Err(Halt::Violated(violation)) => Some(violation),
@@ -82,7 +89,7 @@ fn settings(rng: &mut Rng, bugs: Bugs) -> Settings {
 }
 
 impl World {
-    fn new(seed: u64, bugs: Bugs, trace: bool) -> World {
+    fn new(scenario: Scenario, seed: u64, bugs: Bugs, trace: bool) -> World {
         let mut rng = Rng::new(seed);
         let settings = settings(&mut rng, bugs);
         let lives_wanted = rng.between(4, 9);
@@ -94,10 +101,12 @@ impl World {
         let clients =
             (0..clients).map(|n| Client::new(&mut env, n, settings.profiles.len(), max_batch)).collect();
         let mut world = World {
+            scenario,
             env,
             settings,
             broker: None,
             clients,
+            cast: Cast::default(),
             catalog: Catalog::new(),
             topics: 0,
             lives: 0,
@@ -107,18 +116,39 @@ impl World {
             power: false,
             stopping_since_us: None,
         };
-        for _ in 0..partitions {
-            world.new_partition();
+        match scenario {
+            Scenario::Storage => (0..partitions).for_each(|_| _ = world.new_partition()),
+            Scenario::Coordinators => world.cast_actors(partitions.min(3) as i32),
         }
         world
+    }
+
+    /// Who transacts, and what for: `data` partitions, and those of the coordinators.
+    fn cast_actors(&mut self, data: i32) {
+        for (name, kind, partitions) in [
+            (DATA_TOPIC, Kind::Clients, data),
+            (OFFSETS_TOPIC, Kind::Groups, COORDINATORS),
+            (TRANSACTIONS_TOPIC, Kind::Transactions, COORDINATORS),
+        ] {
+            for index in 0..partitions {
+                let topic = Topic::kept(kind, &mut self.env.rng);
+                self.add_partition(partition_of(name, index), topic);
+            }
+        }
+        self.cast = Cast::draw(&mut self.env, self.clients.len(), data);
+        self.clients.truncate(2);
+    }
+
+    fn add_partition(&mut self, tp: TopicIdPartition, topic: Topic) {
+        self.catalog.insert(tp, topic);
+        self.env.history.partition(tp).topic = Some(topic);
     }
 
     fn new_partition(&mut self) -> (TopicIdPartition, Topic) {
         self.topics += 1;
         let tp = TopicIdPartition { topic_id: TopicId(Uuid::from_u128(self.topics)), partition: 0 };
         let topic = Topic::draw(&mut self.env.rng);
-        self.catalog.insert(tp, topic);
-        self.env.history.partition(tp).topic = Some(topic);
+        self.add_partition(tp, topic);
         (tp, topic)
     }
 
@@ -126,8 +156,13 @@ impl World {
         self.env.after(0, Event::Start);
         self.env.after(500, Event::Fetch);
         self.env.after(700, Event::WriteBack);
-        self.env.after(4000, Event::Administer);
-        self.env.after(3000, Event::DeleteRecords);
+        match self.scenario {
+            Scenario::Storage => {
+                self.env.after(4000, Event::Administer);
+                self.env.after(3000, Event::DeleteRecords);
+            }
+            Scenario::Coordinators => self.env.after(1000, Event::Review),
+        }
         for client in 0..self.clients.len() {
             self.env.after(100, Event::Send { client });
         }
@@ -156,10 +191,14 @@ impl World {
             Event::Timeout { client, connection, batch } => {
                 self.clients[client].timed_out(env, connection, batch);
             }
-            Event::Respond(request, outcome) => {
-                let client = &mut self.clients[request.client];
-                client.answered(env, request, outcome)?;
-            }
+            Event::Respond(request, outcome) => match self.clients.get_mut(request.client) {
+                Some(client) => client.answered(env, request, outcome)?,
+                None => self.cast.stored(env, request, outcome),
+            },
+            Event::Review => return self.review(),
+            Event::Act { actor } => self.cast.act(env, actor),
+            Event::Late { actor, number } => self.cast.late(env, actor, number),
+            Event::Deliver { letter } => return self.deliver(letter),
             Event::WriteBack => {
                 let delay = env.rng.between(500, 5000);
                 env.after(delay, Event::WriteBack);
@@ -181,8 +220,11 @@ impl World {
                 let delay = env.rng.between(500, 8000);
                 env.after(delay, Event::Evict { life });
             }
+            Event::Load { life, tp } if alive(life) => broker.load(env, tp)?,
+            Event::Tick { life, tp } if alive(life) => broker.tick(env, tp)?,
+            Event::Marker { life, decision } if alive(life) => broker.place_marker(env, decision)?,
             Event::Arrive(request) if alive(request.life) => {
-                let profile = self.clients[request.client].profile;
+                let profile = self.clients.get(request.client).map_or(0, |client| client.profile);
                 broker.produce(env, request, profile)?;
             }
             _ => {}
@@ -193,6 +235,17 @@ impl World {
             env.after(delay, Event::Crash { life: broker.life });
         }
         Ok(())
+    }
+
+    /// A letter has come to whom it is for.
+    fn deliver(&mut self, letter: u64) -> Result<(), Halt> {
+        match (self.env.post.take(letter), &mut self.broker) {
+            (Some(Letter::Tell { to, told }), _) => Ok(self.cast.hear(&mut self.env, to, *told)?),
+            (Some(Letter::Ask { life, from, ask }), Some(broker)) if broker.life == life => {
+                broker.ask(&mut self.env, from, ask)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn start(&mut self) -> Result<(), Halt> {
@@ -221,7 +274,10 @@ impl World {
         env.after(segments / 2, Event::Evict { life });
         env.after(segments, Event::Clean { life });
         self.plan_the_end(life);
-        Ok(())
+        match self.scenario {
+            Scenario::Storage => Ok(()),
+            Scenario::Coordinators => self.review_all(),
+        }
     }
 
     /// Decides how and when this life ends.
@@ -289,81 +345,4 @@ impl World {
         env.after(delay, Event::Start);
         Ok(())
     }
-
-    /// A consumer reads somewhere.
-    fn fetch(&mut self) -> Result<(), Halt> {
-        let env = &mut self.env;
-        let delay = env.rng.between(100, 2500);
-        env.after(delay, Event::Fetch);
-        let Some(broker) = &self.broker else { return Ok(()) };
-        let Some((tp, log_start, high_watermark)) = a_log(env, broker) else { return Ok(()) };
-        let recent = env.rng.percent(50);
-        let from = if recent { (high_watermark - 5).max(log_start) } else { log_start };
-        let from = env.rng.between(from as u64, high_watermark as u64) as i64;
-        let request = ReadRequest {
-            from,
-            max_bytes: env.rng.between(1, 1 << 17) as usize,
-            at_least_one: env.rng.percent(80),
-            up_to: ReadUpTo::HighWatermark,
-        };
-        invariants::log_start_seen(env, tp, log_start)?;
-        let slices = broker.read(env, tp, &request)?;
-        let next = invariants::consumed(env, tp, from, high_watermark, &slices)?;
-        env.note("fetch", &[from as u64, next as u64]);
-        if next == from && from < high_watermark && request.at_least_one {
-            let what = format!("{tp}: nothing at offset {from} of {high_watermark}");
-            return Err(Violation::new("invariant_1_acknowledged_records_are_readable", what).into());
-        }
-        Ok(())
-    }
-
-    /// A client deletes records, and cares little for where batches begin.
-    fn delete_records(&mut self) -> Result<(), Halt> {
-        let env = &mut self.env;
-        let delay = env.rng.between(1000, 12_000);
-        env.after(delay, Event::DeleteRecords);
-        let Some(broker) = &mut self.broker else { return Ok(()) };
-        let Some((tp, log_start, high_watermark)) = a_log(env, broker) else { return Ok(()) };
-        let wanted = env.rng.between(log_start as u64, high_watermark as u64) as i64;
-        if wanted == log_start || broker.has_failed() {
-            return Ok(());
-        }
-        env.stats.deed(Deed::RecordsDeleted);
-        if wanted < high_watermark && !env.history.partition(tp).alive.contains_key(&wanted) {
-            env.stats.deed(Deed::RecordsDeletedWithinABatch);
-        }
-        broker.delete_before(env, tp, wanted)
-    }
-
-    /// Partitions come and go.
-    fn administer(&mut self) -> Result<(), Halt> {
-        let delay = self.env.rng.between(3000, 20_000);
-        self.env.after(delay, Event::Administer);
-        if self.broker.as_ref().is_none_or(Broker::has_failed) {
-            return Ok(());
-        }
-        let all: Vec<_> = self.catalog.keys().copied().collect();
-        if all.len() > 1 && self.env.rng.percent(40) {
-            let Some(tp) = self.env.rng.pick(&all).copied() else { return Ok(()) };
-            self.env.note("delete", &[tp.topic_id.0.as_u128() as u64]);
-            self.env.stats.deed(Deed::PartitionDeleted);
-            self.catalog.remove(&tp);
-            self.env.history.partitions.remove(&tp);
-            let Some(broker) = &mut self.broker else { return Ok(()) };
-            return broker.delete(&mut self.env, tp);
-        }
-        if all.len() < 8 {
-            let (tp, topic) = self.new_partition();
-            self.env.note("create", &[tp.topic_id.0.as_u128() as u64]);
-            let Some(broker) = &mut self.broker else { return Ok(()) };
-            return broker.create(&mut self.env, tp, topic);
-        }
-        Ok(())
-    }
-}
-
-/// Some partition that is served, its log's start and its high watermark.
-fn a_log(env: &mut Env, broker: &Broker) -> Option<(TopicIdPartition, i64, i64)> {
-    let served: Vec<_> = broker.partitions.iter().map(|(tp, p)| (*tp, &p.log)).collect();
-    env.rng.pick(&served).map(|(tp, log)| (*tp, log.log_start(), log.high_watermark()))
 }
