@@ -5,6 +5,9 @@ use anyhow::{Result, bail, ensure};
 
 /// Bytes before the first record.
 const HEADER_BYTES: usize = 61;
+/// Attributes of a batch that is part of a transaction, and of a marker.
+pub const TRANSACTIONAL: i16 = 0b1_0000;
+pub const CONTROL: i16 = 0b10_0000;
 /// Where the part that the checksum covers begins.
 const CHECKED_FROM: usize = 21;
 
@@ -40,6 +43,7 @@ pub struct ReadBatch {
     /// The offset behind the last record, when it was written.
     pub next_offset: i64,
     pub writer: Writer,
+    pub attributes: i16,
     /// Those that are left, and by how much their offsets are above the first one's, ascending.
     pub records: Vec<Record>,
     pub deltas: Vec<i64>,
@@ -52,10 +56,29 @@ impl ReadBatch {
     pub fn is_whole(&self) -> bool {
         self.records.len() as i64 == self.next_offset - self.base_offset
     }
+
+    /// It is part of a transaction.
+    pub fn is_transactional(&self) -> bool {
+        self.attributes & TRANSACTIONAL != 0
+    }
+
+    /// It is a marker.
+    pub fn is_control(&self) -> bool {
+        self.attributes & CONTROL != 0
+    }
 }
 
 /// One uncompressed batch of `records`, all with the same timestamp.
 pub fn encode(records: &[Record], writer: Writer, timestamp_ms: i64) -> Vec<u8> {
+    encode_with(0, records, writer, timestamp_ms)
+}
+
+/// The same as part of the writer's transaction.
+pub fn encode_in_transaction(records: &[Record], writer: Writer, timestamp_ms: i64) -> Vec<u8> {
+    encode_with(TRANSACTIONAL, records, writer, timestamp_ms)
+}
+
+fn encode_with(attributes: i16, records: &[Record], writer: Writer, timestamp_ms: i64) -> Vec<u8> {
     let mut body = Vec::new();
     for (index, record) in records.iter().enumerate() {
         let mut one = vec![0u8];
@@ -72,7 +95,7 @@ pub fn encode(records: &[Record], writer: Writer, timestamp_ms: i64) -> Vec<u8> 
         body.extend(one);
     }
     let mut checked = Vec::with_capacity(HEADER_BYTES - CHECKED_FROM + body.len());
-    checked.extend(0i16.to_be_bytes());
+    checked.extend(attributes.to_be_bytes());
     checked.extend((records.len() as i32 - 1).to_be_bytes());
     checked.extend(timestamp_ms.to_be_bytes());
     checked.extend(timestamp_ms.to_be_bytes());
@@ -95,7 +118,7 @@ pub fn encode(records: &[Record], writer: Writer, timestamp_ms: i64) -> Vec<u8> 
 /// The whole batches at the head of `bytes`. A part of one at the end, as Kafka allows in a fetch, is left out.
 ///
 /// # Errors
-/// When a batch is not what [`encode`] could have made, its checksum included.
+/// When a batch is neither what [`encode`] could have made nor a marker, its checksum included.
 pub fn decode_all(mut bytes: &[u8]) -> Result<Vec<ReadBatch>> {
     let mut batches = Vec::new();
     while bytes.len() >= 12 {
@@ -122,7 +145,7 @@ fn decode(base_offset: i64, bytes: &[u8]) -> Result<ReadBatch> {
         "batch at offset {base_offset}: its checksum does not fit"
     );
     let attributes = i16::from_be_bytes(at.array()?);
-    ensure!(attributes & 0b10_0111 == 0, "batch at offset {base_offset} has attributes {attributes:#b}");
+    ensure!(attributes & 0b111 == 0, "batch at offset {base_offset} has attributes {attributes:#b}");
     let last_delta = at.i32()?;
     at.take(16)?;
     let writer =
@@ -152,7 +175,8 @@ fn decode(base_offset: i64, bytes: &[u8]) -> Result<ReadBatch> {
     }
     ensure!(at.bytes.is_empty(), "batch at offset {base_offset}: {} bytes too many", at.bytes.len());
     let next_offset = base_offset + i64::from(last_delta) + 1;
-    Ok(ReadBatch { base_offset, next_offset, writer, records, deltas, bytes: bytes.len() as u64 })
+    let bytes = bytes.len() as u64;
+    Ok(ReadBatch { base_offset, next_offset, writer, attributes, records, deltas, bytes })
 }
 
 struct Cursor<'a> {

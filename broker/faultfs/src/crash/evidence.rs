@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 
 use super::journal::Journal;
+use super::members::Members;
 use super::process::Running;
+use super::transactors::Transactors;
 
 /// Rounds after which everything must have happened.
 const ROUNDS: u64 = 4;
@@ -23,6 +25,13 @@ pub struct Evidence {
     starts_by_size: u64,
     starts_by_request: u64,
     tombstones_gone: u64,
+    /// Transactions by how they ended, those of which a crash kept the answer, and zombies that were refused.
+    committed: u64,
+    aborted: u64,
+    in_doubt: u64,
+    zombies: u64,
+    /// Offsets that members of groups committed.
+    offsets: u64,
 }
 
 impl Evidence {
@@ -52,6 +61,13 @@ impl Evidence {
         self.tombstones_gone = journal.tables.tombstones_gone;
     }
 
+    /// The same of coordinators.
+    pub fn note_coordination(&mut self, transactors: &Transactors, members: &Members) {
+        (self.committed, self.aborted) = (transactors.committed, transactors.aborted);
+        (self.in_doubt, self.zombies) = (transactors.in_doubt, transactors.zombies_refused);
+        self.offsets = members.committed();
+    }
+
     fn rolls(&self) -> usize {
         let partitions: BTreeSet<&PathBuf> = self.segments.iter().map(|(dir, _)| dir).collect();
         self.segments.len() - partitions.len()
@@ -62,7 +78,16 @@ impl Evidence {
     /// # Errors
     /// When something never did, in a run of several rounds.
     pub fn check(&self, rounds: u64) -> Result<()> {
-        let all = [self.passes, self.rolls() as u64, self.starts_by_size, self.starts_by_request];
+        let all = [
+            self.passes,
+            self.rolls() as u64,
+            self.starts_by_size,
+            self.starts_by_request,
+            self.committed,
+            self.aborted,
+            self.zombies,
+            self.offsets,
+        ];
         let shows = rounds < ROUNDS || all.iter().all(|count| *count > 0);
         ensure!(shows, "{rounds} rounds, and something never happened in them: {self}");
         Ok(())
@@ -74,12 +99,18 @@ impl fmt::Display for Evidence {
         write!(
             f,
             "{} passes of compaction, {} segments rolled, starts moved {} times by size and {} times by \
-             DeleteRecords, {} tombstones gone",
+             DeleteRecords, {} tombstones gone; {} transactions committed, {} aborted, {} in doubt, {} zombies refused, \
+             {} offsets committed",
             self.passes,
             self.rolls(),
             self.starts_by_size,
             self.starts_by_request,
-            self.tombstones_gone
+            self.tombstones_gone,
+            self.committed,
+            self.aborted,
+            self.in_doubt,
+            self.zombies,
+            self.offsets,
         )
     }
 }
@@ -92,14 +123,28 @@ mod tests {
     fn a_run_in_which_something_never_happened_fails() {
         let segment = |n: &str| (PathBuf::from("topic/0"), n.to_owned());
         let segments = BTreeSet::from([segment("0"), segment("7")]);
-        let all =
-            Evidence { passes: 1, segments, starts_by_size: 1, starts_by_request: 1, tombstones_gone: 0 };
+        let all = Evidence {
+            passes: 1,
+            segments,
+            starts_by_size: 1,
+            starts_by_request: 1,
+            tombstones_gone: 0,
+            committed: 1,
+            aborted: 1,
+            in_doubt: 0,
+            zombies: 1,
+            offsets: 1,
+        };
         all.check(ROUNDS).unwrap();
-        let mut without = [all.clone(), all.clone(), all.clone(), all.clone()];
+        let mut without = [(); 8].map(|()| all.clone());
         without[0].passes = 0;
         _ = without[1].segments.pop_first();
         without[2].starts_by_size = 0;
         without[3].starts_by_request = 0;
+        without[4].committed = 0;
+        without[5].aborted = 0;
+        without[6].zombies = 0;
+        without[7].offsets = 0;
         for evidence in without {
             assert!(evidence.check(ROUNDS).is_err(), "{evidence}");
             evidence.check(1).unwrap();

@@ -17,6 +17,7 @@ use super::load::{KINDS, Producer, Signals};
 use super::process::{Running, Spec};
 use super::records::record_for;
 use super::rounds::sync_dir;
+use super::strangers;
 use super::unreadable;
 use crate::mount::{Mounted, Shared};
 use crate::seed::Seed;
@@ -26,7 +27,7 @@ use crate::state::CutMode;
 const PATIENCE: Duration = Duration::from_secs(20);
 const MIB: u64 = 1 << 20;
 /// The most memory that connections without a whole request may cost the broker.
-const RESIDENT_MAX: u64 = 200 * MIB;
+pub(super) const RESIDENT_MAX: u64 = 200 * MIB;
 
 /// What the tests work with.
 #[derive(Clone, Debug)]
@@ -43,7 +44,7 @@ pub struct Bed {
 pub type Test = (&'static str, fn(&Bed) -> Result<String>);
 
 /// All of them.
-pub const TESTS: [Test; 15] = [
+pub const TESTS: [Test; 16] = [
     ("a disk below its reserve", |bed| full_disk(bed, 64 * MIB)),
     ("a disk without a free byte", |bed| full_disk(bed, 0)),
     ("a full disk, and records are deleted", full::deleting_makes_room),
@@ -59,6 +60,7 @@ pub const TESTS: [Test; 15] = [
     ("500 claims of 90 MiB", hungry_connections),
     ("garbage, oversized and truncated frames", garbage),
     ("a frame that stalls", stalled_frame),
+    ("coordinators are asked for anything", strangers::ask_anything),
 ];
 
 impl Bed {
@@ -67,7 +69,7 @@ impl Bed {
     }
 
     /// A broker on an empty directory of the real disk.
-    fn on_disk(&self) -> Result<Spec> {
+    pub(super) fn on_disk(&self) -> Result<Spec> {
         let data = self.work_dir.join("disk/data");
         if data.exists() {
             std::fs::remove_dir_all(&data)?;

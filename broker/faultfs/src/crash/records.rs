@@ -30,6 +30,11 @@ pub fn record_for(seed: u64, producer: usize, record: u64) -> Record {
     Record { key, value: Some(filled(&mut bytes, name)), headers: Vec::new() }
 }
 
+/// A record that is its value.
+pub fn plain_record(value: Vec<u8>) -> Record {
+    Record { key: None, value: Some(value), headers: Vec::new() }
+}
+
 /// The key of a keyed record, and whether it is a tombstone.
 pub fn key_of(seed: u64, producer: usize, record: u64) -> (Vec<u8>, bool) {
     keyed(&mut bytes_of(seed, producer, record))

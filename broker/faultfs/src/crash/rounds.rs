@@ -10,8 +10,10 @@ use super::evidence::Evidence;
 use super::journal::{Journal, Verdict};
 use super::kafka::Connection;
 use super::load::{KINDS, Producer, Signals};
+use super::members::Members;
 use super::process::{Running, Spec};
 use super::starts::delete_at_random;
+use super::transactors::Transactors;
 use crate::mount::Mounted;
 use crate::seed::Seed;
 use crate::state::{CutMode, CutReport};
@@ -53,7 +55,15 @@ pub struct Run {
     seed: u64,
     journal: Journal,
     producers: Vec<Producer>,
+    /// Not where records are lost on purpose: theirs would be decisions.
+    coordination: Option<Coordination>,
     totals: Totals,
+}
+
+/// The clients of coordinators.
+pub struct Coordination {
+    pub transactors: Transactors,
+    pub members: Members,
 }
 
 impl Run {
@@ -61,7 +71,7 @@ impl Run {
     ///
     /// # Errors
     /// When the directory cannot be made.
-    pub fn new(spec: Spec, death: Death, seed: u64) -> Result<Self> {
+    pub fn new(mut spec: Spec, death: Death, seed: u64) -> Result<Self> {
         if let Death::Kill = death
             && spec.data_dir.exists()
         {
@@ -74,7 +84,13 @@ impl Run {
         }
         let producers = KINDS.iter().enumerate().map(|(n, kind)| Producer::new(n, *kind, seed)).collect();
         let journal = Journal::new(seed, KINDS.len());
-        Ok(Self { spec, death, seed, journal, producers, totals: Totals::default() })
+        let coordination = (!spec.no_flush && spec.command.is_none())
+            .then(|| Coordination { transactors: Transactors::new(seed), members: Members::new(seed) });
+        if coordination.is_some() {
+            // A round is over before a group has waited for more members.
+            spec = spec.with("group.initial.rebalance.delay.ms", "0");
+        }
+        Ok(Self { spec, death, seed, journal, producers, coordination, totals: Totals::default() })
     }
 
     /// What has happened so far.
@@ -89,6 +105,7 @@ impl Run {
     pub fn rounds(&mut self, rounds: u64) -> Result<Verdict> {
         let mut running = self.spec_of(0).start()?;
         running.create_topics()?;
+        Transactors::create_topic(&mut Connection::open(&self.spec.address())?)?;
         let mut verdict = Verdict::default();
         for round in 0..rounds {
             let mut random = Seed::new(self.seed).fork(round);
@@ -140,6 +157,10 @@ impl Run {
             for (producer, history) in self.producers.iter_mut().zip(&mut self.journal.producers) {
                 scope.spawn(|| producer.run(&address, history, &signals));
             }
+            if let Some(coordination) = &mut self.coordination {
+                coordination.transactors.run(scope, &address, &signals);
+                coordination.members.run(scope, &address, &signals);
+            }
             let all_run = wait_until_all_run(&signals);
             if all_run {
                 std::thread::sleep(delay);
@@ -150,7 +171,10 @@ impl Run {
             Ok::<_, anyhow::Error>((all_run, ended, cut))
         });
         let (all_run, ended, cut) = cut?;
-        let complaints: Vec<&String> = self.producers.iter().flat_map(|p| &p.complaints).collect();
+        let coordinated =
+            self.coordination.iter().flat_map(|c| c.transactors.complaints().chain(c.members.complaints()));
+        let producers = self.producers.iter().flat_map(|p| &p.complaints);
+        let complaints: Vec<&String> = producers.chain(coordinated).collect();
         ensure!(complaints.is_empty(), "answers that no correct broker gives: {complaints:#?}");
         if !all_run {
             let ends: Vec<&String> = self.producers.iter().filter_map(|p| p.end.as_ref()).collect();
@@ -189,8 +213,13 @@ impl Run {
         if let Err(error) = running.wait_leaders(&mut broker) {
             println!("  {error:#}");
         }
-        let verdict = self.journal.verify(&mut broker);
+        let mut verdict = self.journal.verify(&mut broker);
         self.totals.evidence.note(&self.journal);
+        if let Some(Coordination { transactors, members }) = &mut self.coordination {
+            transactors.verify(&mut broker, &mut verdict)?;
+            members.verify(&mut broker, &mut verdict)?;
+            self.totals.evidence.note_coordination(transactors, members);
+        }
         self.totals.recovered += verdict.recovered;
         self.totals.lost += verdict.lost;
         self.totals.duplicates += verdict.duplicates;

@@ -115,6 +115,7 @@ mod tests {
             base_offset: start,
             next_offset: start + 1,
             writer: Writer::PLAIN,
+            attributes: 0,
             records: vec![],
             deltas: vec![],
             bytes,
