@@ -121,11 +121,7 @@ kinds! {
         TombstoneRemoved,
         /// A batch stays for its producer's sequence, or as the last one.
         EmptyBatchKept,
-        /// Nothing else was left of its transaction.
-        MarkerCompactedAway,
         CoordinatorStillLoading,
-        /// A call came too late: its producer's transaction has ended in the coordinator's partition.
-        CoordinatorsLogRefuses,
         TransactionCommitted,
         TransactionAborted,
         /// Nobody had ended it in time.
@@ -136,13 +132,9 @@ kinds! {
         DecisionFoundAtStart,
         /// Some of them were written.
         CrashBetweenMarkers,
-        /// By a partition that a newer producer or coordinator has written to.
-        MarkerRefused,
         /// The partition took none just then.
         MarkerLater,
         ZombieRefused,
-        /// Its transaction ended between its coordinator's word and the append.
-        WordCameTooLate,
         OffsetsCommitted,
         OffsetsCommittedInTransaction,
         /// What was read is in no transaction that is still open; what comes behind it is.

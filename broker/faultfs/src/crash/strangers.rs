@@ -198,8 +198,7 @@ impl Stranger {
 
     /// Seldom many.
     fn many<T>(&mut self, mut one: impl FnMut(&mut Self) -> T) -> Vec<T> {
-        let count =
-            if self.random.one_in(40) { self.random.between(50, 300) } else { self.random.below(4) };
+        let count = if self.random.one_in(40) { self.random.between(50, 300) } else { self.random.below(4) };
         (0..count).map(|_| one(self)).collect()
     }
 

@@ -300,10 +300,6 @@ impl Transactor {
             ResponseError::NotCoordinator
             | ResponseError::CoordinatorNotAvailable
             | ResponseError::CoordinatorLoadInProgress => {}
-            ResponseError::InvalidTxnState => {
-                env.stats.deed(Deed::WordCameTooLate);
-                self.fenced(env);
-            }
             ResponseError::ProducerFenced | ResponseError::InvalidProducerEpoch => {
                 env.stats.deed(Deed::ZombieRefused);
                 self.fenced(env);

@@ -143,11 +143,7 @@ impl Broker {
             let delete_retention_ms = if bugs.drop_tombstones_early { 0 } else { retention_ms };
             let written = rewrite(env, partition, work, old, delete_retention_ms)?;
             // Before the files do: no reader may be told of a transaction whose end is not there.
-            let gone = work.transactions.take_gone();
-            if !gone.is_empty() {
-                env.stats.deed(Deed::MarkerCompactedAway);
-            }
-            partition.log.markers_go(&gone);
+            partition.log.markers_go(&work.transactions.take_gone());
             if let Some(new) = &written.new
                 && !bugs.swap_without_dir_sync
             {

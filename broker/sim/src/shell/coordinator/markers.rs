@@ -114,7 +114,6 @@ impl Broker {
             }
             Err(AppendError::Producer(_)) => {
                 // A newer producer, or a newer coordinator, has ended it.
-                env.stats.deed(Deed::MarkerRefused);
                 self.marker_is_there(env, number)
             }
             Err(_) => self.try_again(env, number, place),
@@ -155,7 +154,6 @@ impl Broker {
     ) -> Result<(), Halt> {
         match error {
             ResponseError::InvalidProducerEpoch | ResponseError::TransactionCoordinatorFenced => {
-                env.stats.deed(Deed::MarkerRefused);
                 self.marker_is_there(env, number)
             }
             _ => self.try_again(env, number, place),

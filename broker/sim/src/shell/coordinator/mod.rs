@@ -132,7 +132,6 @@ impl Broker {
         if let Some((batch, verified)) = call.transactional()
             && let Err(e) = self.would_take(tp, &batch, verified)
         {
-            env.stats.deed(Deed::CoordinatorsLogRefuses);
             let error = ResponseError::try_from_code(e.kafka_code());
             return self.refuse(env, asker, error.unwrap_or(ResponseError::UnknownServerError));
         }
