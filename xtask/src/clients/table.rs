@@ -46,14 +46,14 @@ pub const CLIENTS: [Client; 11] = [
     client("confluent", "python", ALL, &["group", "member", "transact", "transform", "verify"]),
     client("aiokafka", "python", WITHOUT_NATIVE, &["group", "member", "transact"]),
     client("kafka-python", "python", WITHOUT_NATIVE, &["group", "member", "transact", "transform"]),
-    client("franz-go", "go", ALL, &["group", "member", "transact", "transform", "verify"]),
+    client("franz-go", "go", ALL, &["group", "member", "transact", "verify"]),
     client("sarama", "go", ALL, &["group", "member", "transact", "admin"]),
     client("kafka-go", "go", NOT_IDEMPOTENT, &["group", "member", "admin"]),
     Client {
         assigns_ranges: false,
         ..client("kafkajs", "node", WITHOUT_NATIVE, &["group", "member", "transact", "admin"])
     },
-    client("krafka", "rust", ALL, &["group", "member", "transact", "transform"]),
+    client("krafka", "rust", ALL, &["group", "transact"]),
     client("kcat", "kcat", ALL, &["group", "member"]),
     // Apache Kafka's command line tools: no program of ours, see `tools`.
     client("tools", "java", &[], &["admin"]),

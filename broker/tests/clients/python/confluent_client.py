@@ -229,6 +229,7 @@ def transform(args):
         "isolation.level": "read_committed",
         "auto.offset.reset": "earliest",
         "session.timeout.ms": 6000,
+        "max.poll.interval.ms": 10_000,
         "heartbeat.interval.ms": 200,
     })
     reader.subscribe([source], on_revoke=revoked, on_lost=revoked)
@@ -273,8 +274,11 @@ def start_over(reader):
     committed = reader.committed(reader.assignment(), TIMEOUT_S) if reader.assignment() else []
     for at in committed:
         at.offset = max(at.offset, 0)
-    if committed:
-        reader.assign(committed)
+        try:
+            reader.seek(at)
+        except KafkaException:
+            # It is another member's by now, or about to start from what is committed.
+            pass
 
 
 def transact(args):
