@@ -45,6 +45,8 @@ pub struct Ledger {
     pub needed: BTreeMap<usize, u32>,
     /// By API, path, and the two values where those are errors.
     pub unexpected: BTreeMap<(String, String, String), Unexpected>,
+    /// Cases that could not go on, and why.
+    pub broken: Vec<String>,
 }
 
 impl Ledger {

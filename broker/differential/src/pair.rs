@@ -22,7 +22,7 @@ const TRANSIENT: [i64; 4] = [6, 14, 15, 51];
 const AGAIN: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(25);
 /// How long a condition may take that both servers must come to.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A request whose answers are still to come.
 pub struct Pending {
@@ -172,7 +172,7 @@ impl<'a> Pair<'a> {
     /// Asks both until they answer as they must, without comparing.
     ///
     /// # Errors
-    /// When one does not in half a minute.
+    /// When one does not in time.
     pub fn until(&mut self, api: &str, body: &Value, is_so: impl Fn(&Value) -> bool) -> Result<Both> {
         let schema = self.schemas.api(api)?;
         let version = self.near(api, i16::MAX)?;
@@ -203,11 +203,6 @@ impl<'a> Pair<'a> {
     pub fn keep(&mut self, name: &str, answers: &Both, pointer: &str) {
         let values = answers.each_ref().map(|a| a.pointer(pointer).cloned().unwrap_or(Value::Null));
         self.variables.insert(name.to_owned(), values);
-    }
-
-    /// Sets a name to the same on both sides.
-    pub fn set(&mut self, name: &str, value: &Value) {
-        self.variables.insert(name.to_owned(), [value.clone(), value.clone()]);
     }
 
     /// A body with what `$name` stands for on a side.

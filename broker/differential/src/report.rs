@@ -31,6 +31,9 @@ pub fn print(pair: &Pair<'_>, whole: bool) -> usize {
         println!("  Kafka    {}", short(&found.difference.kafka));
         println!("  Chronik  {}", short(&found.difference.chronik));
     }
+    for why in &ledger.broken {
+        println!("\nBroken off: {why}");
+    }
     let total = ledger.counts.values().fold(Count::default(), add);
     let beyond = beyond(pair);
     let unasked = if whole { unasked(pair) } else { Vec::new() };
@@ -48,7 +51,7 @@ pub fn print(pair: &Pair<'_>, whole: bool) -> usize {
         total.unexpected,
         ledger.unexpected.len()
     );
-    ledger.unexpected.len() + stale + beyond.len() + unasked.len()
+    ledger.unexpected.len() + ledger.broken.len() + stale + beyond.len() + unasked.len()
 }
 
 fn add(sum: Count, count: &Count) -> Count {

@@ -153,6 +153,8 @@ pub struct Message {
     api_key: Option<i16>,
     #[serde(default)]
     flexible_versions: Versions,
+    /// Messages that no version of Kafka serves any more have none.
+    #[serde(default)]
     pub fields: Vec<Field>,
     #[serde(default)]
     common_structs: Vec<Struct>,

@@ -14,7 +14,7 @@ use crate::wire;
 /// Whose client this is, as every request says.
 pub const CLIENT_ID: &str = "differential";
 /// How long an answer may take. Nothing here waits longer on purpose.
-const PATIENCE: Duration = Duration::from_secs(12);
+const PATIENCE: Duration = Duration::from_secs(8);
 /// The longest answer that is read.
 const ANSWER_BYTES_MAX: i32 = 64 << 20;
 
