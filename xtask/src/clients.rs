@@ -154,14 +154,22 @@ fn install(places: &Places, chosen: &[&Client]) -> Result<()> {
 /// # Errors
 /// The build's.
 pub fn build_broker(root: &Path, target: &Path) -> Result<PathBuf> {
+    build(root, target, "chronik-broker", "chronik")
+}
+
+/// Builds a package; where its program is.
+///
+/// # Errors
+/// The build's.
+pub fn build(root: &Path, target: &Path, package: &str, program: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let done = std::process::Command::new(cargo)
-        .args(["build", "--profile", "ci", "-p", "chronik-broker"])
+        .args(["build", "--profile", "ci", "-p", package])
         .current_dir(root)
         .status()
         .context("cannot start cargo")?;
-    anyhow::ensure!(done.success(), "the broker does not build");
-    Ok(target.join("ci/chronik"))
+    anyhow::ensure!(done.success(), "{package} does not build");
+    Ok(target.join("ci").join(program))
 }
 
 /// One run of the clients: the topics have a prefix of their own, so that a server can see many runs.

@@ -5,6 +5,7 @@ mod charts;
 mod clients;
 mod compare;
 mod crash;
+mod differential;
 mod e2e;
 mod endurance;
 mod fuzz;
@@ -29,6 +30,8 @@ enum Task {
     Clients(clients::Args),
     /// Compact the same records with Kafka's own cleaner and with Chronik's, and compare what is left.
     Compare(compare::Args),
+    /// Send the same requests to Kafka and to Chronik, and compare the answers.
+    Differential(differential::Args),
     /// Crash, power-loss and fault tests against the real broker.
     Crash(crash::Args),
     /// Many partitions under load for long: what grows, what gets slower, and whether every record is right.
@@ -54,6 +57,7 @@ fn main() -> Result<()> {
         Task::Bench(args) => bench::run(&root, &args),
         Task::Clients(args) => clients::run(&root, &args),
         Task::Compare(args) => compare::run(&root, &args),
+        Task::Differential(args) => differential::run(&root, &args),
         Task::Crash(args) => crash::run(&root, &args),
         Task::Endurance(args) => endurance::run(&root, &args),
         Task::Throughput(args) => throughput::run(&root, &args),

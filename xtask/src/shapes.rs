@@ -124,7 +124,10 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
 }
 
 /// Unpacks the schemas from the jar on Maven Central below `target/`, once.
-fn fetch(root: &Path) -> Result<PathBuf> {
+///
+/// # Errors
+/// When Maven fails.
+pub fn fetch(root: &Path) -> Result<PathBuf> {
     let unpacked = crate::target_dir(root).join(KAFKA_CLIENTS.replace(':', "-"));
     let messages = unpacked.join("common/message");
     if messages.is_dir() {

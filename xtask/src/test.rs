@@ -73,7 +73,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     }
     println!();
     for (step, took, failed) in &done {
-        println!("{:<9} {:>6.0?}  {}", step.name, took, if failed.is_some() { "FAILED" } else { "passed" });
+        println!("{:<12} {:>6.0?}  {}", step.name, took, if failed.is_some() { "FAILED" } else { "passed" });
     }
     let failed = done.iter().filter(|(_, _, failed)| failed.is_some()).count();
     println!("in {:.0?} altogether", begun.elapsed());
