@@ -23,7 +23,7 @@ struct Step {
     run: fn(&Path) -> Result<()>,
 }
 
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     Step { name: "format", what: "rustfmt finds nothing to change", run: format },
     Step { name: "lints", what: "clippy has nothing to say", run: lints },
     Step { name: "deny", what: "licences, sources and bans of all dependencies", run: deny },
@@ -38,6 +38,11 @@ const STEPS: [Step; 13] = [
         run: endurance,
     },
     Step { name: "compare", what: "compaction leaves what Kafka's own cleaner leaves", run: compare },
+    Step {
+        name: "differential",
+        what: "requests of all kinds are answered as Kafka answers",
+        run: differential,
+    },
     Step { name: "clients", what: "Kafka's own clients, before and after restarts", run: clients },
     Step { name: "fuzz", what: "every decoder under libFuzzer, 10 s each", run: fuzz },
     Step { name: "e2e", what: "operator, brokers and clients on a real Kubernetes", run: e2e },
@@ -220,6 +225,12 @@ fn endurance(root: &Path) -> Result<()> {
 fn compare(root: &Path) -> Result<()> {
     let chronik = binary(root, "chronik")?;
     xtask(root, &["compare", "--program", &chronik.to_string_lossy()])
+}
+
+fn differential(root: &Path) -> Result<()> {
+    let (chronik, differential) = (binary(root, "chronik")?, binary(root, "chronik-differential")?);
+    let (chronik, differential) = (chronik.to_string_lossy(), differential.to_string_lossy());
+    xtask(root, &["differential", "--program", &chronik, "--differential", &differential])
 }
 
 fn clients(root: &Path) -> Result<()> {
