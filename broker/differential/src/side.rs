@@ -14,7 +14,9 @@ use crate::wire;
 /// Whose client this is, as every request says.
 pub const CLIENT_ID: &str = "differential";
 /// How long an answer may take. Nothing here waits longer on purpose.
-const PATIENCE: Duration = Duration::from_secs(8);
+pub const PATIENCE: Duration = Duration::from_secs(8);
+/// The same of a request that is wrong on purpose: some of those Kafka never answers.
+pub const BRIEF: Duration = Duration::from_secs(2);
 /// The longest answer that is read.
 const ANSWER_BYTES_MAX: i32 = 64 << 20;
 
@@ -36,6 +38,8 @@ pub struct Side {
     address: String,
     connections: BTreeMap<String, TcpStream>,
     next_correlation: i32,
+    /// How long its next answers may take.
+    pub patience: Duration,
     /// What it advertises, by API key.
     pub versions: BTreeMap<i16, Versions>,
 }
@@ -51,6 +55,7 @@ impl Side {
             address: address.to_owned(),
             connections: BTreeMap::new(),
             next_correlation: 0,
+            patience: PATIENCE,
             versions: BTreeMap::new(),
         };
         let sent = side.send("main", api_versions, 0, &[])?;
@@ -87,7 +92,6 @@ impl Side {
                 let stream = TcpStream::connect(&self.address)
                     .with_context(|| format!("connecting to {}", self.name))?;
                 stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
                 self.connections.entry(connection.to_owned()).or_insert(stream)
             }
         };
@@ -101,7 +105,10 @@ impl Side {
     /// When the connection is out of step: the fault of the test, not of the server.
     pub fn receive(&mut self, api: &Api, sent: &Sent) -> Result<Value> {
         let frame = match (self.connections.get_mut(&sent.connection), sent.correlation) {
-            (Some(stream), Some(_)) => read_frame(stream),
+            (Some(stream), Some(_)) => {
+                stream.set_read_timeout(Some(self.patience))?;
+                read_frame(stream)
+            }
             _ => Err(CLOSED),
         };
         let frame = match frame {
