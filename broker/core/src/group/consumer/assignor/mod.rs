@@ -17,6 +17,8 @@ use super::super::config::AssignorKind;
 use super::super::record::Partitions;
 use crate::ids::TopicId;
 
+type Partition = (TopicId, i32);
+
 /// A member, as an assignor sees it.
 #[derive(Clone, Debug)]
 pub(super) struct Subscriber<'a> {
@@ -52,7 +54,7 @@ impl Problem<'_> {
     }
 
     /// What each has that it may keep: it is still there, and wanted, and nobody else has it.
-    fn kept(&self) -> (Vec<Vec<(TopicId, i32)>>, BTreeSet<(TopicId, i32)>) {
+    fn kept(&self) -> (Vec<Vec<Partition>>, BTreeSet<Partition>) {
         let mut taken = BTreeSet::new();
         let mut kept = Vec::with_capacity(self.subscribers.len());
         for subscriber in &self.subscribers {

@@ -234,10 +234,8 @@ impl Client {
             beat.request.rebalance_timeout_ms = 60_000;
         }
         if self.epoch == 0 || self.changed || self.lost {
-            beat = beat.topics(&self.topics);
-            if let Some(regex) = self.regex {
-                beat = beat.regex(regex);
-            }
+            // Without one it says so: a static member would else keep its predecessor's.
+            beat = beat.topics(&self.topics).regex(self.regex.unwrap_or_default());
         }
         beat.request.instance_id = self.instance.map(text);
         beat.request.server_assignor = self.assignor.map(text);
