@@ -187,7 +187,7 @@ final class ConsumerProtocol {
             alter(admin, resource, name, "6000");
             Check.eventually(group + " " + name, () -> {
                 ConfigEntry entry = admin.describeConfigs(List.of(resource)).all().get().get(resource).get(name);
-                return entry.value().equals("6000") && entry.source() == ConfigEntry.ConfigSource.GROUP_CONFIG;
+                return entry.value().equals("6000") && entry.source() == ConfigEntry.ConfigSource.DYNAMIC_GROUP_CONFIG;
             });
             Check.that(admin.listConfigResources(Set.of(ConfigResource.Type.GROUP),
                 new ListConfigResourcesOptions()).all().get().contains(resource),
