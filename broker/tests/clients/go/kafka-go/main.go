@@ -21,10 +21,13 @@ func main() {
 	})
 }
 
+// By default a client would see only after seconds which topics it has created.
+func newTransport() *kafka.Transport {
+	return &kafka.Transport{MetadataTTL: 100 * time.Millisecond}
+}
+
 func newClient(args common.Arguments) *kafka.Client {
-	// By default it would see only after seconds what it has changed itself.
-	transport := &kafka.Transport{MetadataTTL: 100 * time.Millisecond}
-	return &kafka.Client{Addr: kafka.TCP(args.Bootstrap), Timeout: 30 * time.Second, Transport: transport}
+	return &kafka.Client{Addr: kafka.TCP(args.Bootstrap), Timeout: 30 * time.Second, Transport: newTransport()}
 }
 
 func create(ctx context.Context, client *kafka.Client, args common.Arguments, topic string) error {
@@ -73,8 +76,12 @@ func writeTo(ctx context.Context, args common.Arguments, topic string) error {
 	var mutex sync.Mutex
 	var failure error
 	acknowledged := 0
+	// Of its own, and so it asks for the topic that was just created.
+	transport := newTransport()
+	defer transport.CloseIdleConnections()
 	writer := &kafka.Writer{
 		Addr:         kafka.TCP(args.Bootstrap),
+		Transport:    transport,
 		Topic:        topic,
 		RequiredAcks: kafka.RequireOne,
 		Compression:  codec,
