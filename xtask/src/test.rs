@@ -39,11 +39,6 @@ const STEPS: [Step; 14] = [
     },
     Step { name: "compare", what: "compaction leaves what Kafka's own cleaner leaves", run: compare },
     Step {
-        name: "differential",
-        what: "requests of all kinds are answered as Kafka answers",
-        run: differential,
-    },
-    Step {
         name: "clients",
         what: "Kafka's own clients, over restarts and deaths, theirs and the broker's",
         run: clients,
@@ -236,12 +231,6 @@ fn endurance(root: &Path) -> Result<()> {
 fn compare(root: &Path) -> Result<()> {
     let chronik = binary(root, "chronik")?;
     xtask(root, &["compare", "--program", &chronik.to_string_lossy()])
-}
-
-fn differential(root: &Path) -> Result<()> {
-    let (chronik, differential) = (binary(root, "chronik")?, binary(root, "chronik-differential")?);
-    let (chronik, differential) = (chronik.to_string_lossy(), differential.to_string_lossy());
-    xtask(root, &["differential", "--program", &chronik, "--differential", &differential])
 }
 
 fn clients(root: &Path) -> Result<()> {
