@@ -231,15 +231,15 @@ impl Member {
         self.has.clear();
     }
 
-    /// Says what it has, and follows; while the group is being loaded it asks again. The error code.
+    /// Says all of itself, as a client does that may have missed an answer: only then it is told its assignment again. And
+    /// follows; while the group is being loaded it asks again. The error code.
     async fn beat(&mut self) -> Result<i16> {
-        let joins = self.epoch == 0;
         let request = ConsumerGroupHeartbeatRequest::default()
             .with_group_id(GroupId(text("new")))
             .with_member_id(text(self.id))
             .with_member_epoch(self.epoch)
-            .with_rebalance_timeout_ms(if joins { 30_000 } else { -1 })
-            .with_subscribed_topic_names(joins.then(|| vec![TopicName(text("t"))]))
+            .with_rebalance_timeout_ms(30_000)
+            .with_subscribed_topic_names(Some(vec![TopicName(text("t"))]))
             .with_topic_partitions(Some(self.has.clone()));
         let begun = Instant::now();
         let response = loop {

@@ -43,7 +43,7 @@ pub const CLIENTS: [Client; 11] = [
         ALL,
         &["group", "consumer-group", "member", "transact", "transform", "verify", "admin", "streams"],
     ),
-    client("confluent", "python", ALL, &["group", "member", "transact", "transform", "verify"]),
+    client("confluent", "python", ALL, &["group", "member", "transact", "verify"]),
     client("aiokafka", "python", WITHOUT_NATIVE, &["group", "member", "transact"]),
     client("kafka-python", "python", WITHOUT_NATIVE, &["group", "member", "transact", "transform"]),
     client("franz-go", "go", ALL, &["group", "member", "transact", "verify"]),
