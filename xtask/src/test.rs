@@ -23,7 +23,7 @@ struct Step {
     run: fn(&Path) -> Result<()>,
 }
 
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 13] = [
     Step { name: "format", what: "rustfmt finds nothing to change", run: format },
     Step { name: "lints", what: "clippy has nothing to say", run: lints },
     Step { name: "deny", what: "licences, sources and bans of all dependencies", run: deny },
