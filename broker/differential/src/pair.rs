@@ -181,22 +181,17 @@ impl<'a> Pair<'a> {
         let schema = self.schemas.api(api)?;
         let version = self.near(api, i16::MAX)?;
         let mut answers = [Value::Null, Value::Null];
-        for n in 0..2 {
+        for (n, answer) in answers.iter_mut().enumerate() {
             let bytes = wire::encode(&schema.request, version, &self.filled(body, n))?;
             let side = &mut self.sides[n];
             let begun = Instant::now();
             loop {
                 let sent = side.send("main", schema, version, &bytes)?;
-                answers[n] = side.receive(schema, &sent)?;
-                if is_so(&answers[n]) {
+                *answer = side.receive(schema, &sent)?;
+                if is_so(answer) {
                     break;
                 }
-                ensure!(
-                    begun.elapsed() < PATIENCE,
-                    "{} goes on answering {api} with {}",
-                    side.name,
-                    answers[n]
-                );
+                ensure!(begun.elapsed() < PATIENCE, "{} goes on answering {api} with {answer}", side.name);
                 thread::sleep(PAUSE);
             }
         }

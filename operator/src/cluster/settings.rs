@@ -7,7 +7,7 @@ use crate::crd::cluster::{Ack, Engine, ListenerType, Policy, WalProfile};
 
 /// Settings of brokers that are altered live, on the cluster-wide default. A test holds this against the broker's own
 /// table.
-pub const LIVE_SETTINGS: [&str; 24] = [
+pub const LIVE_SETTINGS: [&str; 27] = [
     "chronik.scrub.bytes.per.second",
     "chronik.scrub.interval.ms",
     "chronik.wal.profile",
@@ -30,8 +30,11 @@ pub const LIVE_SETTINGS: [&str; 24] = [
     "log.roll.ms",
     "log.segment.bytes",
     "log.segment.delete.delay.ms",
+    "max.connections",
+    "max.connections.per.ip",
     "message.max.bytes",
     "min.insync.replicas",
+    "producer.id.expiration.ms",
 ];
 
 pub const PROFILE_SETTING: &str = "chronik.wal.profile";

@@ -467,7 +467,7 @@ mod tests {
             (group(), op("consumer.session.timeout.ms", Set, None), InvalidRequest, "Null value"),
             (group(), op("consumer.session.timeout.ms", Append, Some("1")), InvalidConfig, "Can't APPEND"),
             (default(), set("group.consumer.assignment.interval.ms", "15001"), InvalidRequest, "less than"),
-            (default(), set("group.consumer.session.timeout.ms", "46000"), InvalidRequest, "read-only"),
+            (default(), set("group.consumer.session.timeout.ms", "46000"), InvalidRequest, "Cannot update"),
         ];
         for (resource, op, code, words) in cases {
             let (found, why) = alter(&image, resource, &[op]).unwrap_err();

@@ -80,7 +80,8 @@ mod tests {
         let here = image.topic("t").unwrap().partitions[0].replicas.clone();
         let elsewhere = BrokerId(3 - here[0].0);
         use ErrorCode::*;
-        let cases: [(&str, i32, Option<&[BrokerId]>, bool, ErrorCode, &str); 9] = [
+        type Case<'a> = (&'a str, i32, Option<&'a [BrokerId]>, bool, ErrorCode, &'a str);
+        let cases: [Case<'_>; 9] = [
             ("u", 0, Some(&here), true, UnknownTopicOrPartition, "topic named u"),
             ("t", 1, Some(&here), true, UnknownTopicOrPartition, "partition t:1"),
             ("t", -1, None, true, UnknownTopicOrPartition, "partition t:-1"),

@@ -81,7 +81,8 @@ fn altered() -> Vec<Case> {
         case("AlterConfigs", "null", replace(TOPIC, "empty", &[("retention.ms", None)])),
         sample("IncrementalAlterConfigs", change(TOPIC, "empty", &[("retention.ms", SET, day)])),
     ];
-    let changes: [(&str, &[(&str, i8, Option<&str>)]); 14] = [
+    type Operation = (&'static str, i8, Option<&'static str>);
+    let changes: [(&str, &[Operation]); 14] = [
         ("set and delete", &[("retention.ms", SET, day), ("retention.ms", DELETE, None)]),
         ("delete what is not set", &[("segment.ms", DELETE, None)]),
         ("delete an unknown one", &[("nobody.knows", DELETE, None)]),

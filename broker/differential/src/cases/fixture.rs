@@ -5,8 +5,11 @@ use serde_json::{Value, json};
 
 use crate::pair::Pair;
 
-/// Topics that nothing deletes: name, partitions, settings.
-const TOPICS: [(&str, i32, &[(&str, &str)]); 7] = [
+/// Name, partitions, settings.
+type Topic = (&'static str, i32, &'static [(&'static str, &'static str)]);
+
+/// Topics that nothing deletes.
+const TOPICS: [Topic; 7] = [
     ("plain", 3, &[]),
     ("empty", 1, &[]),
     ("compacted", 1, &[("cleanup.policy", "compact")]),

@@ -129,7 +129,8 @@ fn malformed(pair: &mut Pair<'_>, case: &Case, version: i16) -> Result<()> {
         body[wire::TAGS] = json!({"9999": "0102"});
         pair.ask_exactly(case.api, version, &body)?;
     }
-    let shapes: [(&str, fn(&[u8]) -> Vec<u8>); 3] = [
+    type Bend = fn(&[u8]) -> Vec<u8>;
+    let shapes: [(&str, Bend); 3] = [
         ("cut", |bytes| bytes[..bytes.len().saturating_sub(1)].to_vec()),
         ("empty", |_| Vec::new()),
         ("going on", |bytes| [bytes, &[0]].concat()),

@@ -89,8 +89,7 @@ impl Broker {
         while at < last_stable {
             let max_bytes = env.rng.between(1, 1 << 17) as usize;
             let read = self.read(env, tp, &ReadRequest { from: at, max_bytes, at_least_one: true, up_to })?;
-            let next =
-                read.iter().flat_map(|piece| headers(piece)).map(|(header, _)| header.next_offset()).max();
+            let next = read.iter().flat_map(headers).map(|(header, _)| header.next_offset()).max();
             let Some(next) = next.filter(|next| *next > at) else {
                 let what = format!("{tp}: nothing at offset {at} of {last_stable}");
                 return Err(Violation::new("invariant_1_acknowledged_records_are_readable", what).into());
@@ -98,7 +97,7 @@ impl Broker {
             let mut to_come: VecDeque<_> = partition.log.aborted_between(at, next).into();
             to_come.make_contiguous().sort_by_key(|aborted| aborted.first_offset);
             let mut aborted = BTreeSet::new();
-            for (header, marker) in read.iter().flat_map(|piece| headers(piece)) {
+            for (header, marker) in read.iter().flat_map(headers) {
                 while let Some(begun) = to_come.pop_front_if(|a| a.first_offset <= header.last_offset()) {
                     aborted.insert(begun.producer_id);
                 }

@@ -19,6 +19,7 @@ pub enum Machine {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "those that wait are boxed")]
 pub enum Call {
     Group(group::Call),
     Txn(txn::Call),
