@@ -37,6 +37,9 @@ pub struct Args {
     /// The broker to start; by default the one of the ci profile, which is built first.
     #[arg(long, value_name = "FILE", conflicts_with = "bootstrap")]
     broker_bin: Option<PathBuf>,
+    /// Let a member of each client share one group, too
+    #[arg(long)]
+    mixed: bool,
 }
 
 const PARTITIONS: u32 = 3;
@@ -59,7 +62,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         std::fs::create_dir_all(&dir)?;
         tests = Tests::new(&places, bootstrap, dir, chosen, begun)?;
         tests.first_life();
-        tests.disturb(None);
+        tests.disturb(None, args.mixed);
     } else {
         let bin = match &args.broker_bin {
             Some(bin) => bin.clone(),
@@ -83,7 +86,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
             tests.read(RECORDS + MORE_RECORDS);
             tests.group(RECORDS + MORE_RECORDS, 0);
             tests.transact(RECORDS + MORE_RECORDS, MORE_RECORDS);
-            tests.disturb(Some(&mut broker));
+            tests.disturb(Some(&mut broker), args.mixed);
             tests.outcome("stop", "SIGTERM", || broker.stop());
         }
     }

@@ -50,9 +50,11 @@ impl<'a> Tests<'a> {
     }
 
     /// What needs members and brokers that die.
-    pub fn disturb(&mut self, mut broker: Option<&mut Broker>) {
+    pub fn disturb(&mut self, mut broker: Option<&mut Broker>, mixed: bool) {
         self.rebalance(broker.as_deref_mut());
-        self.mixed();
+        if mixed {
+            self.mixed();
+        }
         self.transform(broker.as_deref_mut());
         self.streams(broker);
     }

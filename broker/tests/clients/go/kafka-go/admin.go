@@ -95,7 +95,8 @@ func offsetsInTransactions(ctx context.Context, client *kafka.Client, args commo
 		want      int
 	}{{7, true, 7}, {9, false, 7}} {
 		begun, err := client.InitProducerID(ctx, &kafka.InitProducerIDRequest{
-			TransactionalID: topic, TransactionTimeoutMs: 10_000,
+			// It knows of no predecessor: 0 would be a producer's id.
+			TransactionalID: topic, TransactionTimeoutMs: 10_000, ProducerID: -1, ProducerEpoch: -1,
 		})
 		if err != nil || begun.Error != nil {
 			return fmt.Errorf("InitProducerId: %+v, %v", begun, err)
