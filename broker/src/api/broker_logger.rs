@@ -11,8 +11,6 @@ use super::incremental_alter_configs::ops;
 use super::text;
 use crate::logging::{LOGGERS, LoggerError};
 
-/// Kafka's `ConfigResource.Type`.
-pub const BROKER_LOGGER: i8 = 8;
 /// Kafka's `ConfigSource`: a logger's level.
 const DYNAMIC_BROKER_LOGGER: i8 = 6;
 
@@ -79,6 +77,7 @@ pub fn alter(
 mod tests {
     use super::*;
     use crate::api::testing::Fixture;
+    use chronik_core::controller::resource_type::BROKER_LOGGER;
     use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
     use kafka_protocol::messages::incremental_alter_configs_request::AlterableConfig;
     use kafka_protocol::messages::{

@@ -1,6 +1,7 @@
 //! DescribeConfigs (32): every setting that acts, its value, and where that came from.
 
 use chronik_core::controller::check_topic_name;
+use chronik_core::controller::resource_type::{BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP, TOPIC};
 use chronik_core::ids::BrokerId;
 use chronik_core::metadata::MetadataImage;
 use chronik_core::metadata::config::{
@@ -14,16 +15,9 @@ use kafka_protocol::messages::describe_configs_response::{
 };
 use kafka_protocol::messages::{ApiKey, DescribeConfigsRequest, DescribeConfigsResponse};
 
-use super::broker_logger::{self, BROKER_LOGGER};
-use super::{Api, Reply, Request, text};
+use super::{Api, Reply, Request, broker_logger, text};
 
 pub const API: Api = Api { key: ApiKey::DescribeConfigs, min: 1, max: 4, serve: super::Serve::Call(serve) };
-
-/// Kafka's `ConfigResource.Type`.
-const TOPIC: i8 = 2;
-const BROKER: i8 = 4;
-const CLIENT_METRICS: i8 = 16;
-const GROUP: i8 = 32;
 
 fn serve(mut request: Request) -> Reply {
     let body: DescribeConfigsRequest = match request.decode() {

@@ -1,5 +1,6 @@
 //! IncrementalAlterConfigs (44): settings are changed one by one.
 
+use chronik_core::controller::resource_type::BROKER_LOGGER;
 use chronik_core::controller::{AlterOp, ConfigOp, ControllerError, ErrorCode, incremental_alter_configs};
 use chronik_core::ids::BrokerId;
 use chronik_core::metadata::ConfigResource;
@@ -8,8 +9,7 @@ use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsRe
 use kafka_protocol::messages::{ApiKey, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
 
 use super::alter_configs::{CHANGE_MS, Names, answer, answers};
-use super::broker_logger::{self, BROKER_LOGGER};
-use super::{Api, Reply, Request};
+use super::{Api, Reply, Request, broker_logger};
 
 pub const API: Api =
     Api { key: ApiKey::IncrementalAlterConfigs, min: 0, max: 1, serve: super::Serve::Call(serve) };

@@ -1,21 +1,15 @@
 //! ListConfigResources (74): what has settings (KIP-1142).
 
+use chronik_core::controller::resource_type::{BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP, TOPIC};
 use chronik_core::metadata::ConfigResource as Resource;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::list_config_resources_response::ConfigResource;
 use kafka_protocol::messages::{ApiKey, ListConfigResourcesRequest, ListConfigResourcesResponse};
 
-use super::broker_logger::BROKER_LOGGER;
 use super::{Api, Reply, Request, text};
 
 pub const API: Api =
     Api { key: ApiKey::ListConfigResources, min: 0, max: 1, serve: super::Serve::Call(serve) };
-
-/// Kafka's `ConfigResource.Type`.
-const TOPIC: i8 = 2;
-const BROKER: i8 = 4;
-const CLIENT_METRICS: i8 = 16;
-const GROUP: i8 = 32;
 
 /// Of the types that a version knows, client metrics have no settings here.
 fn known(version: i16) -> &'static [i8] {

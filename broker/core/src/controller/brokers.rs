@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::{ControllerError, ErrorCode};
 use crate::ids::{BrokerEpoch, BrokerId, DiskUuid, LeaderEpoch, PartitionEpoch, Uuid};
 use crate::metadata::image::{NO_LEADER, PartitionImage};
-use crate::metadata::{BrokerRegistration, Listener, MetadataImage, MetadataRecord};
+use crate::metadata::{BrokerRegistration, Listener, MetadataImage, MetadataRecord, TopicImage};
 
 /// A broker that has started, has recovered its logs, and wants to take part.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,13 +142,51 @@ pub fn change_registration(
     Ok((vec![change], ()))
 }
 
-/// The first replica that is in sync and may lead; `returning` is let in by the same batch of records.
-fn elect(image: &MetadataImage, p: &PartitionImage, returning: Option<BrokerId>) -> BrokerId {
-    let may_lead = |id: &BrokerId| {
-        let unfenced = image.broker(*id).is_some_and(|b| !b.fenced);
-        p.isr.contains(id) && (unfenced || returning == Some(*id))
+/// Whether a replica is in sync and may lead; `returning` is let in by the same batch of records.
+pub(super) fn may_lead(
+    image: &MetadataImage,
+    p: &PartitionImage,
+    id: BrokerId,
+    returning: Option<BrokerId>,
+) -> bool {
+    let unfenced = image.broker(id).is_some_and(|b| !b.fenced);
+    p.isr.contains(&id) && (unfenced || returning == Some(id))
+}
+
+/// The first replica that [`may_lead`].
+pub(super) fn elect(image: &MetadataImage, p: &PartitionImage, returning: Option<BrokerId>) -> BrokerId {
+    p.replicas.iter().copied().find(|id| may_lead(image, p, *id, returning)).unwrap_or(NO_LEADER)
+}
+
+/// The record that makes a partition what it is to be, in a new leader epoch if its leader changes or `new_term` says so. None if
+/// nothing changes.
+pub(super) fn partition_change(
+    topic: &TopicImage,
+    number: i32,
+    p: &PartitionImage,
+    next: PartitionImage,
+    new_term: bool,
+) -> Result<Option<MetadataRecord>, ControllerError> {
+    let new_term = new_term || next.leader != p.leader;
+    if next == *p && !new_term {
+        return Ok(None);
+    }
+    let exhausted = || {
+        let message = format!("{}-{number} has used up its epochs", topic.name);
+        ControllerError::new(ErrorCode::UnknownServerError, message)
     };
-    p.replicas.iter().copied().find(may_lead).unwrap_or(NO_LEADER)
+    let leader_epoch = p.leader_epoch.0.checked_add(i32::from(new_term)).ok_or_else(exhausted)?;
+    let partition_epoch = p.partition_epoch.0.checked_add(1).ok_or_else(exhausted)?;
+    Ok(Some(MetadataRecord::PartitionChange {
+        topic_id: topic.id,
+        partition: number,
+        replicas: None,
+        isr: (next.isr != p.isr).then_some(next.isr),
+        elr: (next.elr != p.elr).then_some(next.elr),
+        leader: (next.leader != p.leader).then_some(next.leader),
+        leader_epoch: LeaderEpoch(leader_epoch),
+        partition_epoch: PartitionEpoch(partition_epoch),
+    }))
 }
 
 /// The records that change partitions as `decide` says: what they become, and whether they get a new leader
@@ -161,26 +199,7 @@ fn partition_changes(
     for topic in image.topics() {
         for (number, p) in (0..).zip(&topic.partitions) {
             let (next, new_term) = decide(p);
-            let new_term = new_term || next.leader != p.leader;
-            if next == *p && !new_term {
-                continue;
-            }
-            let exhausted = || {
-                let message = format!("{}-{number} has used up its epochs", topic.name);
-                ControllerError::new(ErrorCode::UnknownServerError, message)
-            };
-            let leader_epoch = p.leader_epoch.0.checked_add(i32::from(new_term)).ok_or_else(exhausted)?;
-            let partition_epoch = p.partition_epoch.0.checked_add(1).ok_or_else(exhausted)?;
-            records.push(MetadataRecord::PartitionChange {
-                topic_id: topic.id,
-                partition: number,
-                replicas: None,
-                isr: (next.isr != p.isr).then_some(next.isr),
-                elr: (next.elr != p.elr).then_some(next.elr),
-                leader: (next.leader != p.leader).then_some(next.leader),
-                leader_epoch: LeaderEpoch(leader_epoch),
-                partition_epoch: PartitionEpoch(partition_epoch),
-            });
+            records.extend(partition_change(topic, number, p, next, new_term)?);
         }
     }
     Ok(records)

@@ -37,22 +37,32 @@ pub struct ConfigOp {
 /// One answer per resource, in the order asked.
 pub type PerResource = Vec<(ConfigResource, Result<(), ControllerError>)>;
 
-/// Reads a resource's type (Kafka: 2 topic, 4 broker, 32 group) and name as they stand in a request.
+/// What has settings, by Kafka's numbers (`ConfigResource.Type`).
+pub mod resource_type {
+    pub const TOPIC: i8 = 2;
+    pub const BROKER: i8 = 4;
+    /// What one broker logs (KIP-412): nothing is stored of it.
+    pub const BROKER_LOGGER: i8 = 8;
+    pub const CLIENT_METRICS: i8 = 16;
+    pub const GROUP: i8 = 32;
+}
+
+/// Reads a resource's type and name as they stand in a request.
 pub fn config_resource(resource_type: i8, name: &str) -> Result<ConfigResource, ControllerError> {
     match resource_type {
-        2 => Ok(ConfigResource::Topic(name.to_string())),
-        32 if name.is_empty() => {
+        resource_type::TOPIC => Ok(ConfigResource::Topic(name.to_string())),
+        resource_type::GROUP if name.is_empty() => {
             Err(ControllerError::new(ErrorCode::InvalidRequest, "Default group resources are not allowed."))
         }
-        32 => Ok(ConfigResource::Group(name.to_string())),
-        4 if name.is_empty() => Ok(ConfigResource::BrokerDefault),
-        4 => name.parse().map(|id| ConfigResource::Broker(BrokerId(id))).map_err(|_| {
+        resource_type::GROUP => Ok(ConfigResource::Group(name.to_string())),
+        resource_type::BROKER if name.is_empty() => Ok(ConfigResource::BrokerDefault),
+        resource_type::BROKER => name.parse().map(|id| ConfigResource::Broker(BrokerId(id))).map_err(|_| {
             ControllerError::new(
                 ErrorCode::InvalidRequest,
                 format!("Node id must be an integer, but it is: {name}"),
             )
         }),
-        16 => Err(ControllerError::new(
+        resource_type::CLIENT_METRICS => Err(ControllerError::new(
             ErrorCode::InvalidRequest,
             "Clients' metrics cannot be subscribed to: nothing here receives them",
         )),
@@ -65,10 +75,10 @@ pub fn config_resource(resource_type: i8, name: &str) -> Result<ConfigResource, 
 /// The type and name of a resource as they stand in an answer.
 pub fn resource_name(resource: &ConfigResource) -> (i8, String) {
     match resource {
-        ConfigResource::Topic(name) => (2, name.clone()),
-        ConfigResource::Broker(id) => (4, id.to_string()),
-        ConfigResource::BrokerDefault => (4, String::new()),
-        ConfigResource::Group(id) => (32, id.clone()),
+        ConfigResource::Topic(name) => (resource_type::TOPIC, name.clone()),
+        ConfigResource::Broker(id) => (resource_type::BROKER, id.to_string()),
+        ConfigResource::BrokerDefault => (resource_type::BROKER, String::new()),
+        ConfigResource::Group(id) => (resource_type::GROUP, id.clone()),
     }
 }
 
@@ -98,10 +108,13 @@ impl Refusal {
             Refusal::Other(e) => e,
             Refusal::Config(e) => {
                 let code = match e {
-                    ConfigError::BadValue { .. } | ConfigError::ReadOnly { .. } if brokers => {
+                    ConfigError::BadValue { .. }
+                    | ConfigError::ReadOnly { .. }
+                    | ConfigError::OutOfBounds { .. }
+                        if brokers =>
+                    {
                         ErrorCode::InvalidRequest
                     }
-                    ConfigError::OutOfBounds { .. } if brokers => ErrorCode::InvalidRequest,
                     _ => ErrorCode::InvalidConfig,
                 };
                 ControllerError::new(code, e.to_string())

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{ControllerError, ErrorCode};
-use crate::ids::{BrokerId, LeaderEpoch, PartitionEpoch};
+use super::{ControllerError, ErrorCode, brokers};
 use crate::metadata::image::{NO_LEADER, PartitionImage};
 use crate::metadata::{MetadataImage, MetadataRecord, TopicImage};
 
@@ -87,12 +86,14 @@ fn elect(
     if needless {
         return Err(not_needed());
     }
-    let may_lead =
-        |p: &PartitionImage, id: BrokerId| p.isr.contains(&id) && image.broker(id).is_some_and(|b| !b.fenced);
     let leader = match election {
-        ElectionType::Preferred => Some(preferred).filter(|id| may_lead(partition, *id)),
+        ElectionType::Preferred => {
+            Some(preferred).filter(|id| brokers::may_lead(image, partition, *id, None))
+        }
         // Without replication nobody has part of the log only: who is not in sync has none.
-        ElectionType::Unclean => partition.replicas.iter().copied().find(|id| may_lead(partition, *id)),
+        ElectionType::Unclean => {
+            Some(brokers::elect(image, partition, None)).filter(|leader| *leader != NO_LEADER)
+        }
     };
     let leader = leader.ok_or_else(|| match election {
         ElectionType::Preferred => ControllerError::new(
@@ -104,19 +105,8 @@ fn elect(
             "Eligible topic partition leaders are not available.",
         ),
     })?;
-    let exhausted = || {
-        ControllerError::new(ErrorCode::UnknownServerError, format!("{name}-{number} has used up its epochs"))
-    };
-    Ok(MetadataRecord::PartitionChange {
-        topic_id: topic.id,
-        partition: number,
-        replicas: None,
-        isr: None,
-        elr: None,
-        leader: Some(leader),
-        leader_epoch: LeaderEpoch(partition.leader_epoch.0.checked_add(1).ok_or_else(exhausted)?),
-        partition_epoch: PartitionEpoch(partition.partition_epoch.0.checked_add(1).ok_or_else(exhausted)?),
-    })
+    let next = PartitionImage { leader, ..partition.clone() };
+    brokers::partition_change(topic, number, partition, next, false)?.ok_or_else(not_needed)
 }
 
 #[cfg(test)]
@@ -124,6 +114,7 @@ mod tests {
     use super::super::testing::{apply, cluster, registration, topic, with_topics};
     use super::super::{NewTopic, fence_broker, register_broker};
     use super::*;
+    use crate::ids::{BrokerId, PartitionEpoch};
 
     fn codes(answers: &Elected) -> Vec<(i32, Option<ErrorCode>)> {
         let all = answers.iter().flat_map(|(_, partitions)| partitions);

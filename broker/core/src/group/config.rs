@@ -14,16 +14,8 @@ pub struct GroupConfig {
     pub max_size: usize,
     /// `group.consumer.session.timeout.ms`
     pub consumer_session_timeout_ms: i32,
-    /// `group.consumer.min.session.timeout.ms`
-    pub consumer_min_session_timeout_ms: i32,
-    /// `group.consumer.max.session.timeout.ms`
-    pub consumer_max_session_timeout_ms: i32,
     /// `group.consumer.heartbeat.interval.ms`
     pub consumer_heartbeat_interval_ms: i32,
-    /// `group.consumer.min.heartbeat.interval.ms`
-    pub consumer_min_heartbeat_interval_ms: i32,
-    /// `group.consumer.max.heartbeat.interval.ms`
-    pub consumer_max_heartbeat_interval_ms: i32,
     /// `group.consumer.assignment.interval.ms`: a group's target assignment is not made anew more often.
     pub consumer_assignment_interval_ms: i32,
     /// `group.consumer.max.size`, in members.
@@ -53,11 +45,7 @@ impl Default for GroupConfig {
             initial_rebalance_delay_ms: 3_000,
             max_size: usize::MAX,
             consumer_session_timeout_ms: 45_000,
-            consumer_min_session_timeout_ms: 45_000,
-            consumer_max_session_timeout_ms: 60_000,
             consumer_heartbeat_interval_ms: 5_000,
-            consumer_min_heartbeat_interval_ms: 5_000,
-            consumer_max_heartbeat_interval_ms: 15_000,
             consumer_assignment_interval_ms: 1_000,
             consumer_max_size: usize::MAX,
             consumer_assignors: vec![AssignorKind::Uniform, AssignorKind::Range],

@@ -173,11 +173,6 @@ impl Shard {
     /// What topics there are now, and what is set for groups: told before [`Shard::loaded`], and at each change.
     pub fn metadata(&mut self, _now_ms: i64, image: Arc<MetadataImage>) -> Step {
         self.image = image;
-        for group in self.groups.values_mut() {
-            if let Group::Consumer(group) = group {
-                group.metadata_changed();
-            }
-        }
         Step::default()
     }
 

@@ -46,8 +46,8 @@ impl<'a> Turn<'a> {
     }
 
     /// Whether these records may be one batch.
-    pub fn fits(&self, records: &[GroupRecord]) -> bool {
-        records.iter().map(GroupRecord::size).sum::<usize>() <= self.config.max_batch_bytes
+    pub fn fits<'r>(&self, records: impl IntoIterator<Item = &'r GroupRecord>) -> bool {
+        records.into_iter().map(GroupRecord::size).sum::<usize>() <= self.config.max_batch_bytes
     }
 }
 

@@ -59,7 +59,7 @@ fn beat(
     let member = carry_out(turn, groups, (id, &member_id), made, done)?;
     let response = ConsumerGroupHeartbeatResponse::default()
         .with_member_epoch(member.current.epoch)
-        .with_heartbeat_interval_ms(configs::of(turn.image, turn.config, id).heartbeat_interval_ms)
+        .with_heartbeat_interval_ms(configs::heartbeat_interval_ms(turn.image, turn.config, id))
         .with_assignment(hears.then(|| request::assignment(&member.current.assigned)));
     Ok(response.with_member_id(Some(member_id)))
 }

@@ -156,8 +156,7 @@ pub(super) fn downgrade(
     let mut classic = group.as_classic(turn, without);
     let mut records = group.tombstones();
     records.push(classic.record());
-    let written = turn.step.records.iter().chain(&records).map(GroupRecord::size);
-    if written.sum::<usize>() > turn.config.max_batch_bytes {
+    if !turn.fits(turn.step.records.iter().chain(&records)) {
         return false;
     }
     for member_id in group.members.keys() {

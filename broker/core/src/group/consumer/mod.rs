@@ -105,8 +105,8 @@ pub(super) struct ConsumerGroup {
     regex_subscribers: BTreeMap<StrBytes, usize>,
     /// The log has a record that Kafka before 4.1 wrote.
     has_partition_metadata: bool,
-    /// Topics may have changed since the hash was made. Not in the log.
-    metadata_stale: bool,
+    /// Which metadata the hash was last made of, by its offset. Not in the log.
+    hashed: Option<u64>,
     /// Which metadata the regular expressions were last matched with, and when. Not in the log.
     regexes_matched: Option<Matched>,
 }
@@ -133,7 +133,7 @@ impl ConsumerGroup {
             regexes: Regexes::new(),
             regex_subscribers: BTreeMap::new(),
             has_partition_metadata: false,
-            metadata_stale: true,
+            hashed: None,
             regexes_matched: None,
         }
     }
@@ -168,18 +168,13 @@ impl ConsumerGroup {
     /// Without what the log does not tell.
     #[cfg(test)]
     pub fn as_loaded(&self) -> ConsumerGroup {
-        ConsumerGroup { metadata_stale: true, regexes_matched: None, ..self.clone() }
+        ConsumerGroup { hashed: None, regexes_matched: None, ..self.clone() }
     }
 
     /// By name, or by a regular expression.
     pub fn is_subscribed_to(&self, topic: &StrBytes) -> bool {
         self.members.values().any(|member| member.metadata.subscribed_topics.contains(topic))
             || self.regexes.values().any(|regex| regex.topics.contains(topic))
-    }
-
-    /// Topics, or what is known of them, may have changed.
-    pub fn metadata_changed(&mut self) {
-        self.metadata_stale = true;
     }
 
     /// What a record says. The same when it is made and when it is read.
@@ -317,7 +312,7 @@ impl ConsumerGroup {
     fn renew_session(&self, turn: &mut Turn<'_>, id: &StrBytes, member: &Member) {
         let timeout_ms = match &member.metadata.classic {
             Some(classic) => classic.session_timeout_ms,
-            None => configs::of(turn.image, turn.config, &self.id).session_timeout_ms,
+            None => configs::session_timeout_ms(turn.image, turn.config, &self.id),
         };
         turn.schedule(Timer::Session(self.id.clone(), id.clone()), timeout_ms);
     }

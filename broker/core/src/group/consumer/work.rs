@@ -182,7 +182,7 @@ impl<'a> Work<'a, '_> {
     /// A new epoch for the group, if there is a reason, or if the topics turn out to be one. None if nobody looked.
     fn next_epoch_if(&mut self, ahead: &Ahead<'_>, reason: bool) -> Option<i32> {
         let group = self.group;
-        if !reason && !group.metadata_stale {
+        if !reason && group.hashed == Some(self.turn.image.offset()) {
             return None;
         }
         let hash = ahead.metadata_hash(self.turn.image);
@@ -208,11 +208,9 @@ impl<'a> Work<'a, '_> {
     ) -> Target<'a> {
         let Turn { now_ms, config, image, .. } = self.turn;
         let group = self.group;
-        let interval_ms = configs::of(image, config, &group.id).assignment_interval_ms;
-        if extent == Extent::Target
-            && epoch > group.assignment_epoch
-            && group.may_assign(*now_ms, interval_ms)
-        {
+        // Asked last: a heartbeat that changes nothing looks up no setting for it.
+        let is_time = || group.may_assign(*now_ms, configs::assignment_interval_ms(image, config, &group.id));
+        if extent == Extent::Target && epoch > group.assignment_epoch && is_time() {
             return target::assign(
                 ahead,
                 (epoch, *now_ms),
@@ -235,7 +233,7 @@ pub(super) fn carry_out<'g>(
 ) -> Result<&'g Member, Refusal> {
     let records: Vec<_> = done.records.iter().map(|record| record.encode(id)).collect();
     let before = made.as_ref().map(|made| made.before.as_slice()).unwrap_or_default();
-    if before.iter().chain(&records).map(GroupRecord::size).sum::<usize>() > turn.config.max_batch_bytes {
+    if !turn.fits(before.iter().chain(&records)) {
         let message = "What is to be written of the group is more than one batch of records can hold.";
         return Err(Refusal::new(ResponseError::UnknownServerError, message));
     }
@@ -252,7 +250,7 @@ pub(super) fn carry_out<'g>(
         group.regexes_matched = done.matched;
     }
     if done.refreshed {
-        group.metadata_stale = false;
+        group.hashed = Some(turn.image.offset());
     }
     turn.step.records.extend(records);
     group.apply_all(turn, done.records);

@@ -59,22 +59,12 @@ impl Check {
             Check::OneOf(words) if words.contains(&value) => Ok(value.to_string()),
             Check::OneOf(words) => Err(bad(format!("String must be one of: {}", words.join(", ")))),
             Check::SomeOf(words) => {
-                let chosen: Vec<&str> = value.split(',').map(str::trim).collect();
-                match chosen.iter().find(|word| !words.contains(word)) {
-                    Some(other) => Err(bad(format!("{other:?} is none of: {}", words.join(", ")))),
-                    None => Ok(words
-                        .iter()
-                        .copied()
-                        .filter(|word| chosen.contains(word))
-                        .collect::<Vec<_>>()
-                        .join(",")),
-                }
+                let chosen = words_of(value, words).map_err(bad)?;
+                let sorted = words.iter().copied().filter(|word| chosen.contains(word));
+                Ok(sorted.collect::<Vec<_>>().join(","))
             }
             Check::InOrder { words, must } => {
-                let chosen: Vec<&str> = value.split(',').map(str::trim).collect();
-                if let Some(other) = chosen.iter().find(|word| !words.contains(word)) {
-                    return Err(bad(format!("{other:?} is none of: {}", words.join(", "))));
-                }
+                let chosen = words_of(value, words).map_err(bad)?;
                 if let Some(must) = must.filter(|must| !chosen.contains(must)) {
                     return Err(bad(format!("{must} cannot be left out")));
                 }
@@ -95,6 +85,15 @@ impl Check {
                 Ok(value.to_string())
             }
         }
+    }
+}
+
+/// Words with commas between them, each of them one of these.
+fn words_of<'a>(value: &'a str, words: &[&str]) -> Result<Vec<&'a str>, String> {
+    let chosen: Vec<&str> = value.split(',').map(str::trim).collect();
+    match chosen.iter().find(|word| !words.contains(word)) {
+        Some(other) => Err(format!("{other:?} is none of: {}", words.join(", "))),
+        None => Ok(chosen),
     }
 }
 
