@@ -3,7 +3,7 @@
 //! An id that a server chooses is not ignored: it is *bound*. The first time that two ids stand in the same place they become one
 //! symbol; from then on each of them may only stand where the other does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
@@ -148,18 +148,13 @@ impl Bindings {
     fn walk(&mut self, at: &Place<'_>, kafka: &Value, chronik: &Value, found: &mut Vec<Difference>) {
         match (kafka, chronik) {
             (Value::Object(left), Value::Object(right)) => {
-                let names: std::collections::BTreeSet<&String> = left.keys().chain(right.keys()).collect();
-                for name in names {
-                    let absent = json!("(absent)");
-                    let values = (left.get(name).unwrap_or(&absent), right.get(name).unwrap_or(&absent));
-                    self.walk(&at.field(name), values.0, values.1, found);
-                }
+                self.walk_named((left, right), |name| at.field(name), found);
             }
             (Value::Array(left), Value::Array(right)) => {
                 match KEYED.iter().find(|(path, _)| *path == at.schema) {
                     Some((_, key)) => {
                         let (left, right) = (by_key(left, key), by_key(right, key));
-                        self.walk_keyed(at, &left, &right, found);
+                        self.walk_named((&left, &right), |key| at.key(key), found);
                     }
                     None => {
                         let absent = json!("(absent)");
@@ -184,18 +179,17 @@ impl Bindings {
         }
     }
 
-    fn walk_keyed(
+    fn walk_named<'p>(
         &mut self,
-        at: &Place<'_>,
-        left: &Map<String, Value>,
-        right: &Map<String, Value>,
+        (left, right): (&Map<String, Value>, &Map<String, Value>),
+        at: impl Fn(&str) -> Place<'p>,
         found: &mut Vec<Difference>,
     ) {
         let absent = json!("(absent)");
-        let keys: std::collections::BTreeSet<&String> = left.keys().chain(right.keys()).collect();
-        for key in keys {
-            let values = (left.get(key).unwrap_or(&absent), right.get(key).unwrap_or(&absent));
-            self.walk(&at.key(key), values.0, values.1, found);
+        let names: BTreeSet<&String> = left.keys().chain(right.keys()).collect();
+        for name in names {
+            let values = (left.get(name).unwrap_or(&absent), right.get(name).unwrap_or(&absent));
+            self.walk(&at(name), values.0, values.1, found);
         }
     }
 }

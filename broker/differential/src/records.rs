@@ -11,7 +11,7 @@ use chronik_client::compression::Codec;
 use chronik_client::{BatchBuilder, NewRecord, Producer, batch_header as header};
 use serde_json::{Value, json};
 
-use crate::wire::{hex, unhex};
+use crate::wire::{hex, signed, unhex};
 
 /// Records of more bytes than this are shown by their checksum.
 const SHOWN_BYTES: usize = 48;
@@ -105,9 +105,7 @@ fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 fn number(bytes: &[u8], at: usize, width: usize) -> Option<i64> {
-    let field = bytes.get(at..at + width)?;
-    let start = if field.first()? & 0x80 != 0 { -1 } else { 0 };
-    Some(field.iter().fold(start, |value, byte| value << 8 | i64::from(*byte)))
+    Some(signed(bytes.get(at..at + width)?))
 }
 
 fn describe(batch: &[u8]) -> Option<Value> {

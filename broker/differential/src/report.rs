@@ -22,9 +22,9 @@ pub fn print(pair: &Pair<'_>, whole: bool) -> usize {
     if !unserved.is_empty() {
         println!("\nKafka serves these too: {}", unserved.join(", "));
     }
-    for ((api, path, _), found) in &ledger.unexpected {
+    for ((api, ..), found) in &ledger.unexpected {
         let versions = range(Versions(found.versions.0, found.versions.1));
-        let path = path.split(' ').next().unwrap_or_default();
+        let path = &found.difference.path;
         println!("\n{api} v{versions} {path} ({} times, first in {})", found.times, found.case);
         println!("  asked    {}", short(&found.body));
         println!("  at       {}", found.difference.place);

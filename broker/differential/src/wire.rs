@@ -269,9 +269,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn signed(&mut self, width: usize) -> Result<i64> {
-        let bytes = self.take(width)?;
-        let start = if bytes.first().is_some_and(|b| b & 0x80 != 0) { -1 } else { 0 };
-        Ok(bytes.iter().fold(start, |value, byte| value << 8 | i64::from(*byte)))
+        Ok(signed(self.take(width)?))
     }
 
     fn unsigned(&mut self) -> Result<u64> {
@@ -291,6 +289,12 @@ impl<'a> Decoder<'a> {
         self.rest = rest;
         Ok(taken)
     }
+}
+
+/// A big-endian integer with its sign.
+pub fn signed(bytes: &[u8]) -> i64 {
+    let start = if bytes.first().is_some_and(|b| b & 0x80 != 0) { -1 } else { 0 };
+    bytes.iter().fold(start, |value, byte| value << 8 | i64::from(*byte))
 }
 
 pub fn hex(bytes: &[u8]) -> String {

@@ -68,6 +68,17 @@ impl ReadBatch {
     }
 }
 
+#[cfg(test)]
+impl ReadBatch {
+    /// A whole one, of a plain producer.
+    pub fn of(base_offset: i64, records: Vec<Record>) -> ReadBatch {
+        let count = records.len() as i64;
+        let (next_offset, deltas) = (base_offset + count, (0..count).collect());
+        let writer = Writer::PLAIN;
+        ReadBatch { base_offset, next_offset, writer, attributes: 0, records, deltas, bytes: 0 }
+    }
+}
+
 /// One uncompressed batch of `records`, all with the same timestamp.
 pub fn encode(records: &[Record], writer: Writer, timestamp_ms: i64) -> Vec<u8> {
     encode_with(0, records, writer, timestamp_ms)

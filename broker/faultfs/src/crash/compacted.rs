@@ -158,17 +158,7 @@ mod tests {
     }
 
     fn batch(n: u64) -> ReadBatch {
-        let (base_offset, records) = (n as i64, vec![record_for(SEED, keyed(), n)]);
-        let (next_offset, deltas) = (base_offset + 1, vec![0]);
-        ReadBatch {
-            base_offset,
-            next_offset,
-            writer: Writer::PLAIN,
-            attributes: 0,
-            records,
-            deltas,
-            bytes: 0,
-        }
+        ReadBatch::of(n as i64, vec![record_for(SEED, keyed(), n)])
     }
 
     /// What perfect compaction leaves.

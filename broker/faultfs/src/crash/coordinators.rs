@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
-use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::txn_offset_commit_request::{
@@ -14,32 +13,16 @@ use kafka_protocol::messages::txn_offset_commit_request::{
 };
 use kafka_protocol::messages::{
     AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, EndTxnRequest, FetchRequest, FindCoordinatorRequest,
-    GroupId, InitProducerIdRequest, OffsetFetchRequest, ProduceRequest, ProducerId, TopicName,
-    TransactionalId, TxnOffsetCommitRequest,
+    GroupId, InitProducerIdRequest, OffsetFetchRequest, ProduceRequest, ProducerId, TransactionalId,
+    TxnOffsetCommitRequest,
 };
-use kafka_protocol::protocol::StrBytes;
 
 use super::batch::{ReadBatch, Writer, decode_all, encode_in_transaction};
-use super::kafka::Connection;
+use super::kafka::{Connection, error, name, text};
 use super::records::plain_record;
 
 /// How long coordinators may take to be loaded, and to end what is to be ended.
 const WITHIN: Duration = Duration::from_secs(20);
-
-/// Kafka's error codes of coordinators.
-pub mod error {
-    pub const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
-    pub const COORDINATOR_NOT_AVAILABLE: i16 = 15;
-    pub const NOT_COORDINATOR: i16 = 16;
-    pub const NOT_ENOUGH_REPLICAS: i16 = 19;
-    pub const ILLEGAL_GENERATION: i16 = 22;
-    pub const UNKNOWN_MEMBER_ID: i16 = 25;
-    pub const REBALANCE_IN_PROGRESS: i16 = 27;
-    pub const INVALID_PRODUCER_EPOCH: i16 = 47;
-    pub const CONCURRENT_TRANSACTIONS: i16 = 51;
-    pub const MEMBER_ID_REQUIRED: i16 = 79;
-    pub const PRODUCER_FENCED: i16 = 90;
-}
 
 /// Answers after which a client asks again.
 const AGAIN: [i16; 5] = [
@@ -266,23 +249,8 @@ impl Connection {
         let mut decided = Decided::default();
         let mut next = 0;
         loop {
-            let part = FetchPartition::default()
-                .with_partition(partition)
-                .with_current_leader_epoch(-1)
-                .with_fetch_offset(next)
-                .with_last_fetched_epoch(-1)
-                .with_log_start_offset(-1)
-                .with_partition_max_bytes(1 << 20);
-            let request = FetchRequest::default()
-                .with_replica_id((-1).into())
-                .with_max_bytes(8 << 20)
-                .with_isolation_level(1)
-                .with_session_epoch(-1)
-                .with_topics(vec![FetchTopic::default().with_topic(name(topic)).with_partitions(vec![part])]);
-            let response = self.call(&request, 12)?;
-            let answer = response.responses.first().and_then(|topic| topic.partitions.first());
-            let answer = answer.context("Fetch answered nothing")?;
-            ensure!(answer.error_code == 0, "Fetch {topic}-{partition}@{next}: error {}", answer.error_code);
+            let how = FetchRequest::default().with_isolation_level(1);
+            let answer = self.fetch_as(how, topic, partition, next, 1 << 20)?;
             (decided.last_stable, decided.high_watermark) =
                 (answer.last_stable_offset, answer.high_watermark);
             let batches = decode_all(answer.records.as_deref().unwrap_or_default())?;
@@ -324,14 +292,6 @@ fn hand_on(batches: &[ReadBatch], from: i64, aborted: &[(i64, i64)], values: &mu
     }
 }
 
-fn text(text: &str) -> StrBytes {
-    StrBytes::from_string(text.to_owned())
-}
-
-fn name(topic: &str) -> TopicName {
-    TopicName(text(topic))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::batch::{CONTROL, TRANSACTIONAL};
@@ -339,13 +299,9 @@ mod tests {
 
     fn batch(offset: i64, producer_id: i64, attributes: i16) -> ReadBatch {
         ReadBatch {
-            base_offset: offset,
-            next_offset: offset + 1,
             writer: Writer { producer_id, epoch: 0, sequence: 0 },
             attributes,
-            records: vec![plain_record(vec![offset as u8])],
-            deltas: vec![0],
-            bytes: 0,
+            ..ReadBatch::of(offset, vec![plain_record(vec![offset as u8])])
         }
     }
 

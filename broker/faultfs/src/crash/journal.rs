@@ -322,17 +322,7 @@ mod tests {
     }
 
     fn batch(base_offset: i64, first: u64) -> ReadBatch {
-        let records = (first..first + 2).map(|n| record_for(SEED, 0, n)).collect();
-        let (next_offset, deltas) = (base_offset + 2, vec![0, 1]);
-        ReadBatch {
-            base_offset,
-            next_offset,
-            writer: Writer::PLAIN,
-            attributes: 0,
-            records,
-            deltas,
-            bytes: 0,
-        }
+        ReadBatch::of(base_offset, (first..first + 2).map(|n| record_for(SEED, 0, n)).collect())
     }
 
     fn check(journal: &mut Journal, batches: Vec<ReadBatch>) -> Verdict {

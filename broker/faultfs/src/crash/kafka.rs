@@ -10,6 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
@@ -32,14 +33,34 @@ pub mod error {
     pub const REQUEST_TIMED_OUT: i16 = 7;
     /// Come again soon.
     pub const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
+    /// There is no coordinator (yet).
+    pub const COORDINATOR_NOT_AVAILABLE: i16 = 15;
+    /// Another broker coordinates, or this one not yet.
+    pub const NOT_COORDINATOR: i16 = 16;
+    /// What an old producer is told while its transaction's coordinator cannot be asked.
+    pub const NOT_ENOUGH_REPLICAS: i16 = 19;
+    /// A generation of the group that is over.
+    pub const ILLEGAL_GENERATION: i16 = 22;
+    /// No member, or not any more.
+    pub const UNKNOWN_MEMBER_ID: i16 = 25;
+    /// The group wants its members to join again.
+    pub const REBALANCE_IN_PROGRESS: i16 = 27;
     /// The topic is there already.
     pub const TOPIC_ALREADY_EXISTS: i16 = 36;
     /// A sequence that does not follow the last one.
     pub const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
     /// A batch that was appended before, too long ago to say where.
     pub const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
+    /// A newer producer has the place of this one.
+    pub const INVALID_PRODUCER_EPOCH: i16 = 47;
+    /// The last transaction is still being ended.
+    pub const CONCURRENT_TRANSACTIONS: i16 = 51;
     /// The disk is full or broken.
     pub const KAFKA_STORAGE_ERROR: i16 = 56;
+    /// A new member is to join again with the id that it is given.
+    pub const MEMBER_ID_REQUIRED: i16 = 79;
+    /// As INVALID_PRODUCER_EPOCH, in newer versions.
+    pub const PRODUCER_FENCED: i16 = 90;
 }
 
 /// How long an answer may take before the broker counts as hung.
@@ -261,30 +282,50 @@ impl Connection {
     /// # Errors
     /// When the broker refuses, or a batch is broken.
     pub fn fetch(&mut self, topic: &str, partition: i32, offset: i64) -> Result<Vec<ReadBatch>> {
+        let how = FetchRequest::default().with_max_wait_ms(500).with_min_bytes(1);
+        let answer = self.fetch_as(how, topic, partition, offset, 4 << 20)?;
+        decode_all(answer.records.as_deref().unwrap_or_default())
+            .with_context(|| format!("{topic}-{partition} from offset {offset}"))
+    }
+
+    /// One partition's answer to a fetch from `offset` on, of so many bytes; `how` says how long to wait, and what may be seen.
+    ///
+    /// # Errors
+    /// When the broker refuses.
+    pub fn fetch_as(
+        &mut self,
+        how: FetchRequest,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+        bytes: i32,
+    ) -> Result<PartitionData> {
         let part = FetchPartition::default()
             .with_partition(partition)
             .with_current_leader_epoch(-1)
             .with_fetch_offset(offset)
             .with_last_fetched_epoch(-1)
             .with_log_start_offset(-1)
-            .with_partition_max_bytes(4 << 20);
-        let request = FetchRequest::default()
+            .with_partition_max_bytes(bytes);
+        let request = how
             .with_replica_id((-1).into())
-            .with_max_wait_ms(500)
-            .with_min_bytes(1)
             .with_max_bytes(8 << 20)
             .with_session_epoch(-1)
             .with_topics(vec![FetchTopic::default().with_topic(name(topic)).with_partitions(vec![part])]);
         let response = self.call(&request, FETCH_VERSION)?;
         ensure!(response.error_code == 0, "Fetch: error {}", response.error_code);
-        let answer = response.responses.first().and_then(|topic| topic.partitions.first());
+        let answer = response.responses.into_iter().next();
+        let answer = answer.and_then(|topic| topic.partitions.into_iter().next());
         let answer = answer.context("Fetch answered nothing")?;
         ensure!(answer.error_code == 0, "Fetch {topic}-{partition}@{offset}: error {}", answer.error_code);
-        decode_all(answer.records.as_deref().unwrap_or_default())
-            .with_context(|| format!("{topic}-{partition} from offset {offset}"))
+        Ok(answer)
     }
 }
 
-fn name(topic: &str) -> TopicName {
-    TopicName(StrBytes::from_string(topic.to_owned()))
+pub(super) fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+pub(super) fn name(topic: &str) -> TopicName {
+    TopicName(text(topic))
 }

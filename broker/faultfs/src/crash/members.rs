@@ -12,13 +12,13 @@ use kafka_protocol::messages::offset_commit_request::{
 };
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
-    GroupId, HeartbeatRequest, JoinGroupRequest, OffsetCommitRequest, SyncGroupRequest, TopicName,
+    GroupId, HeartbeatRequest, JoinGroupRequest, OffsetCommitRequest, SyncGroupRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 
-use super::coordinators::{error, until_it_answers};
+use super::coordinators::until_it_answers;
 use super::journal::{Problem, Verdict};
-use super::kafka::Connection;
+use super::kafka::{Connection, error, name, text};
 use super::load::Signals;
 use super::transactors::TOPIC;
 use crate::seed::Seed;
@@ -193,9 +193,8 @@ impl Member {
             .with_partition_index(0)
             .with_committed_offset(self.asked)
             .with_committed_leader_epoch(-1);
-        let topic = OffsetCommitRequestTopic::default()
-            .with_name(TopicName(text(TOPIC)))
-            .with_partitions(vec![partition]);
+        let topic =
+            OffsetCommitRequestTopic::default().with_name(name(TOPIC)).with_partitions(vec![partition]);
         let request = OffsetCommitRequest::default()
             .with_group_id(GroupId(text(&self.group)))
             .with_generation_id_or_member_epoch(generation)
@@ -215,10 +214,6 @@ impl Member {
             .with_member_id(self.member_id.clone());
         until_it_answers(|| Ok(broker.call(&request, 4)?.error_code))
     }
-}
-
-fn text(text: &str) -> StrBytes {
-    StrBytes::from_string(text.to_owned())
 }
 
 #[cfg(test)]

@@ -107,19 +107,11 @@ pub fn delete_to(broker: &mut Connection, starts: &mut Starts, part: Part, offse
 
 #[cfg(test)]
 mod tests {
-    use super::super::batch::{ReadBatch, Writer};
+    use super::super::batch::ReadBatch;
     use super::*;
 
     fn verdict(starts: &mut Starts, life: Life, start: i64, bytes: u64) -> (u64, u64) {
-        let batch = ReadBatch {
-            base_offset: start,
-            next_offset: start + 1,
-            writer: Writer::PLAIN,
-            attributes: 0,
-            records: vec![],
-            deltas: vec![],
-            bytes,
-        };
+        let batch = ReadBatch { next_offset: start + 1, bytes, ..ReadBatch::of(start, vec![]) };
         let log = Log { start, end: start + 1, batches: vec![batch] };
         let mut verdict = Verdict::default();
         let part = Part::living(life).next().unwrap();

@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, ensure};
 
-use super::coordinators::{Transactional, error};
+use super::coordinators::Transactional;
 use super::journal::{Problem, Verdict};
-use super::kafka::Connection;
+use super::kafka::{Connection, error};
 use super::load::Signals;
 use crate::seed::Seed;
 

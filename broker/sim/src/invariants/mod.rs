@@ -67,6 +67,11 @@ const SYNCED: &str = "invariant_11_recycled_only_when_synced";
 const COUNTS: &str = "invariant_11_only_what_counts_is_replayed";
 const SILENT: &str = "invariant_12_nothing_is_acknowledged_after_a_failed_write";
 
+/// A reader gets nothing at an offset that the log has.
+pub fn nothing_there(tp: TopicIdPartition, at: Offset, end: Offset) -> Violation {
+    Violation::new(READABLE, format!("{tp}: nothing at offset {at} of {end}"))
+}
+
 /// The broker has given a batch its offsets.
 pub fn assigned(
     env: &mut Env,

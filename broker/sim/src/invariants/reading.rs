@@ -11,7 +11,7 @@ use super::cleaning::{is_left_of, may_be_gone};
 use super::coordination::COMMITTED;
 use super::deletion::log_start_seen;
 use super::transactions::{DECIDED, transactions_are_there};
-use super::{CUT, DENSE, DETECTED, NEWEST, ONCE, PRODUCERS, READABLE, VISIBLE, Violation};
+use super::{CUT, DENSE, DETECTED, NEWEST, ONCE, PRODUCERS, READABLE, VISIBLE, Violation, nothing_there};
 use crate::env::{Env, Halt};
 use crate::shell::Broker;
 use crate::stats::Deed;
@@ -158,7 +158,7 @@ pub fn invariant_1_what_counts_is_there(
         let slices = broker.read(env, tp, &ReadRequest { from: at, max_bytes, at_least_one: true, up_to })?;
         let (next, records) = seen(env, tp, at, end, &slices)?;
         if next == at {
-            return Err(Violation::new(READABLE, format!("{tp}: nothing at offset {at} of {end}")).into());
+            return Err(nothing_there(tp, at, end).into());
         }
         let keyed = records.into_iter().filter_map(|at| Some((env.history.keyed(tp, at)?.key, at)));
         last_of.extend(keyed);

@@ -10,7 +10,7 @@ use chronik_core::record_batch::{BatchHeader, Batches, Crc};
 use super::Broker;
 use crate::disk::wal_name;
 use crate::env::{Env, Halt};
-use crate::invariants::Violation;
+use crate::invariants::{self, Violation};
 use crate::stats::Deed;
 
 impl Broker {
@@ -91,8 +91,7 @@ impl Broker {
             let read = self.read(env, tp, &ReadRequest { from: at, max_bytes, at_least_one: true, up_to })?;
             let next = read.iter().flat_map(headers).map(|(header, _)| header.next_offset()).max();
             let Some(next) = next.filter(|next| *next > at) else {
-                let what = format!("{tp}: nothing at offset {at} of {last_stable}");
-                return Err(Violation::new("invariant_1_acknowledged_records_are_readable", what).into());
+                return Err(invariants::nothing_there(tp, at, last_stable).into());
             };
             let mut to_come: VecDeque<_> = partition.log.aborted_between(at, next).into();
             to_come.make_contiguous().sort_by_key(|aborted| aborted.first_offset);

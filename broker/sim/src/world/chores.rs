@@ -5,7 +5,7 @@ use chronik_core::log::{ReadRequest, ReadUpTo};
 
 use super::World;
 use crate::env::{Env, Event, Halt};
-use crate::invariants::{self, Violation};
+use crate::invariants;
 use crate::shell::Broker;
 use crate::stats::Deed;
 use crate::topics::Kind;
@@ -32,8 +32,7 @@ impl World {
         let next = invariants::consumed(env, tp, from, high_watermark, &slices)?;
         env.note("fetch", &[from as u64, next as u64]);
         if next == from && from < high_watermark && request.at_least_one {
-            let what = format!("{tp}: nothing at offset {from} of {high_watermark}");
-            return Err(Violation::new("invariant_1_acknowledged_records_are_readable", what).into());
+            return Err(invariants::nothing_there(tp, from, high_watermark).into());
         }
         Ok(())
     }

@@ -58,8 +58,7 @@ impl Broker {
                 break;
             }
             if at == from {
-                let what = format!("{tp}: nothing at offset {at} of {end}");
-                return Err(Violation::new("invariant_1_acknowledged_records_are_readable", what).into());
+                return Err(invariants::nothing_there(tp, at, end).into());
             }
         }
         env.note("loaded", &[end as u64]);
