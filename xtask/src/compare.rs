@@ -1,14 +1,13 @@
 //! `cargo xtask compare`: a real Kafka and Chronik get the same keyed records, both clean, and what is left must be the
 //! same. `chronik bench compare` sends, reads and judges.
 
-use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
 use crate::bench::place::Place;
-use crate::bench::servers::{self, Server};
+use crate::bench::servers;
 
 /// Options of `cargo xtask compare`.
 #[derive(clap::Args)]
@@ -36,22 +35,12 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     let often = OFTEN.map(str::to_owned);
     // Kafka waits half a minute before its first look at retention.
     let of_kafka = [&often[..], &["log.initial.task.delay.ms=200".to_owned()]].concat();
-    let mut kafka = Server::kafka(&jars, &dir.join("kafka"), &of_kafka)?;
-    let mut chronik =
-        Server::chronik(&program, &dir.join("chronik"), &[&often[..], &args.place.set].concat())?;
-    chronik.wait().context("Chronik")?;
-    kafka.wait().context("Kafka")?;
-    let mut compare = Command::new(&program);
-    compare.args(["bench", "compare", "--reference", &kafka.bootstrap, "--bootstrap", &chronik.bootstrap]);
+    let of_chronik = [&often[..], &args.place.set].concat();
+    let mut judge = Command::new(&program);
+    judge.args(["bench", "compare"]);
     if let Some(only) = &args.only {
-        compare.args(["--only", only]);
+        judge.args(["--only", only]);
     }
-    let status = compare.stdin(Stdio::null()).status()?;
-    kafka.check_alive().context("Kafka")?;
-    chronik.check_alive().context("Chronik")?;
-    ensure!(status.success(), "Chronik does not clean as Kafka does; kept: {}", dir.display());
-    kafka.stop();
-    chronik.stop();
-    fs::remove_dir_all(&dir)?;
-    Ok(())
+    let complaint = "Chronik does not clean as Kafka does";
+    servers::compare(&dir, (&jars, &of_kafka), (&program, &of_chronik), judge, complaint)
 }

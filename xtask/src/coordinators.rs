@@ -106,13 +106,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     let disk = Disk::below(&dir)?;
     let program = args.place.program(|| crate::bench::build(root, &target))?;
     let jars = servers::fetch_kafka(root, &target)?;
-    let mut brokers = vec![("Chronik", Server::chronik(&program, &dir.join("chronik"), &args.place.set)?)];
-    if !args.no_kafka {
-        brokers.push(("Kafka 4.3.1", Server::kafka(&jars, &dir.join("kafka"), &[])?));
-    }
-    for (name, broker) in &mut brokers {
-        broker.wait().context(*name)?;
-    }
+    let mut brokers = servers::side_by_side(&program, &jars, &dir, &args.place.set, !args.no_kafka)?;
     let tools = Tools { program: &program, jars: &jars, source: root.join("xtask/kafka/Coordinators.java") };
     let rows = rows(args.seconds);
     // By row, figure, broker: what each round has shown.
@@ -171,14 +165,13 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
 }
 
 fn told(figures: &[f64]) -> String {
-    let of = |figure: Option<f64>| figure.unwrap_or(f64::NAN);
-    let digits = if of(rows::median(figures.iter().copied())) < 20.0 { 2 } else { 0 };
     let [middle, low, high] = [
         rows::median(figures.iter().copied()),
         figures.iter().copied().reduce(f64::min),
         figures.iter().copied().reduce(f64::max),
     ]
-    .map(of);
+    .map(|figure| figure.unwrap_or(f64::NAN));
+    let digits = if middle < 20.0 { 2 } else { 0 };
     format!("{middle:.digits$} ({low:.digits$} to {high:.digits$})")
 }
 

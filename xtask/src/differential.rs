@@ -1,14 +1,13 @@
 //! `cargo xtask differential`: a real Kafka and Chronik get the same requests, and must answer the same.
 //! `chronik-differential` sends, reads and judges.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::bench::place::Place;
-use crate::bench::servers::{self, Server};
+use crate::bench::servers;
 
 /// Options of `cargo xtask differential`.
 #[derive(clap::Args)]
@@ -49,26 +48,15 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     let schemas = crate::shapes::fetch(root)?;
     let dir = args.place.run_dir(&target.join("differential"))?;
     let both = BOTH.map(str::to_owned);
-    let mut kafka = Server::kafka(&jars, &dir.join("kafka"), &both)?;
-    let mut chronik =
-        Server::chronik(&program, &dir.join("chronik"), &[&both[..], &args.place.set].concat())?;
-    chronik.wait().context("Chronik")?;
-    kafka.wait().context("Kafka")?;
-    let mut compare = Command::new(&differential);
-    compare.args(["--reference", &kafka.bootstrap, "--bootstrap", &chronik.bootstrap, "--schemas"]);
-    compare.arg(schemas);
+    let of_chronik = [&both[..], &args.place.set].concat();
+    let mut judge = Command::new(&differential);
+    judge.arg("--schemas").arg(schemas);
     if let Some(only) = &args.only {
-        compare.args(["--only", only]);
+        judge.args(["--only", only]);
     }
     if args.verbose {
-        compare.arg("--verbose");
+        judge.arg("--verbose");
     }
-    let status = compare.stdin(Stdio::null()).status()?;
-    kafka.check_alive().context("Kafka")?;
-    chronik.check_alive().context("Chronik")?;
-    ensure!(status.success(), "Chronik does not answer as Kafka does; kept: {}", dir.display());
-    kafka.stop();
-    chronik.stop();
-    fs::remove_dir_all(&dir)?;
-    Ok(())
+    let complaint = "Chronik does not answer as Kafka does";
+    servers::compare(&dir, (&jars, &both), (&program, &of_chronik), judge, complaint)
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use crate::bench::host::{Disk, machine};
 use crate::bench::place::Place;
 use crate::bench::rows;
-use crate::bench::servers::{self, Server};
+use crate::bench::servers;
 use crate::clients::process::Run;
 
 /// Options of `cargo xtask throughput`.
@@ -69,13 +69,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     let disk = Disk::below(&dir)?;
     let program = args.place.program(|| crate::bench::build(root, &target))?;
     let jars = servers::fetch_kafka(root, &target)?;
-    let mut brokers = vec![("Chronik", Server::chronik(&program, &dir.join("chronik"), &args.place.set)?)];
-    if !args.no_kafka {
-        brokers.push(("Kafka 4.3.1", Server::kafka(&jars, &dir.join("kafka"), &[])?));
-    }
-    for (name, broker) in &mut brokers {
-        broker.wait().context(*name)?;
-    }
+    let mut brokers = servers::side_by_side(&program, &jars, &dir, &args.place.set, !args.no_kafka)?;
     let mut rows = Vec::new();
     for &partitions in &args.partitions {
         for broker in 0..brokers.len() {

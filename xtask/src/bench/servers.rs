@@ -218,6 +218,53 @@ fn http_get(address: &str, path: &str) -> Result<String> {
     Ok(body.to_owned())
 }
 
+/// Chronik and, if `kafka`, Kafka beside it, below `dir`, as tables call them. They serve.
+///
+/// # Errors
+/// When one cannot be started.
+pub fn side_by_side(
+    program: &Path,
+    jars: &Path,
+    dir: &Path,
+    settings: &[String],
+    kafka: bool,
+) -> Result<Vec<(&'static str, Server)>> {
+    let mut brokers = vec![("Chronik", Server::chronik(program, &dir.join("chronik"), settings)?)];
+    if kafka {
+        brokers.push(("Kafka 4.3.1", Server::kafka(jars, &dir.join("kafka"), &[])?));
+    }
+    for (name, broker) in &mut brokers {
+        broker.wait().context(*name)?;
+    }
+    Ok(brokers)
+}
+
+/// Lets `judge`, told both addresses, compare a Kafka and a Chronik below `dir`, which is kept if they differ.
+///
+/// # Errors
+/// When one cannot be started, or ends, and with `complaint` when `judge` fails.
+pub fn compare(
+    dir: &Path,
+    (jars, of_kafka): (&Path, &[String]),
+    (program, of_chronik): (&Path, &[String]),
+    mut judge: Command,
+    complaint: &str,
+) -> Result<()> {
+    let mut kafka = Server::kafka(jars, &dir.join("kafka"), of_kafka)?;
+    let mut chronik = Server::chronik(program, &dir.join("chronik"), of_chronik)?;
+    chronik.wait().context("Chronik")?;
+    kafka.wait().context("Kafka")?;
+    judge.args(["--reference", &kafka.bootstrap, "--bootstrap", &chronik.bootstrap]);
+    let status = judge.stdin(Stdio::null()).status()?;
+    kafka.check_alive().context("Kafka")?;
+    chronik.check_alive().context("Chronik")?;
+    ensure!(status.success(), "{complaint}; kept: {}", dir.display());
+    kafka.stop();
+    chronik.stop();
+    fs::remove_dir_all(dir)?;
+    Ok(())
+}
+
 /// Copies Kafka's jars from Maven Central below `target`, once.
 ///
 /// # Errors

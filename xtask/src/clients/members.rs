@@ -64,15 +64,16 @@ impl<'t, 'a> Group<'t, 'a> {
     }
 
     fn leave(&mut self, index: usize) -> Result<()> {
-        let mut member = self.members.remove(index);
-        let lines = member.program.stop()?;
-        lines.iter().for_each(|line| heard(line, &mut member, &mut self.taken));
-        Ok(())
+        self.end(index, Running::stop)
     }
 
     fn die(&mut self, index: usize) -> Result<()> {
+        self.end(index, Running::kill)
+    }
+
+    fn end(&mut self, index: usize, end: fn(&mut Running) -> Result<Vec<String>>) -> Result<()> {
         let mut member = self.members.remove(index);
-        let lines = member.program.kill()?;
+        let lines = end(&mut member.program)?;
         lines.iter().for_each(|line| heard(line, &mut member, &mut self.taken));
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The clients, and which commands the program of each has.
+//! The clients, and which commands of each program are in the step.
 
 /// How a topic's records are written: the last part of its name.
 pub type Mode = &'static str;
@@ -15,7 +15,7 @@ pub struct Client {
     pub language: &'static str,
     /// Ways in which it writes, and which it can read.
     pub modes: &'static [Mode],
-    /// Those of its program that are not common to all.
+    /// Those that the step runs, beside what all have. A program may have more, for runs by hand.
     commands: &'static [&'static str],
     /// It knows the assignor `range`, which all that share a group must.
     pub assigns_ranges: bool,

@@ -234,7 +234,7 @@ def arguments():
     parser.add_argument("--bootstrap", required=True)
     parser.add_argument("--partitions", type=int, required=True)
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--records", type=int, required=True)
+    parser.add_argument("--records", type=int, default=0)
     parser.add_argument("topics", nargs="+")
     return parser.parse_args()
 

@@ -24,6 +24,17 @@ type Arguments struct {
 // End is the index behind the last record that is meant.
 func (args Arguments) End() int { return args.First + args.Records }
 
+// Expected are all the records of a topic that are meant, the partitions interleaved.
+func (args Arguments) Expected(topic string) []Record {
+	var records []Record
+	for index := args.First; index < args.End(); index++ {
+		for partition := range args.Partitions {
+			records = append(records, Expected(topic, partition, index))
+		}
+	}
+	return records
+}
+
 // Command is one of a program's. It ends with its context: in time, or for a member when it is asked to leave.
 type Command func(ctx context.Context, args Arguments) error
 

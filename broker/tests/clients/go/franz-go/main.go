@@ -103,17 +103,12 @@ func write(ctx context.Context, args common.Arguments) error {
 			}
 		}
 		var batch []*kgo.Record
-		var indexes []int
-		for index := args.First; index < args.First+args.Records; index++ {
-			for partition := range args.Partitions {
-				record := toSend(common.Expected(topic, partition, index))
-				batch, indexes = append(batch, record), append(indexes, index)
-			}
-		}
 		// The results come as they were acknowledged; each carries the record given.
-		index := make(map[*kgo.Record]int, len(batch))
-		for at, record := range batch {
-			index[record] = indexes[at]
+		index := map[*kgo.Record]int{}
+		for _, record := range args.Expected(topic) {
+			sent := toSend(record)
+			batch = append(batch, sent)
+			index[sent] = record.Offset
 		}
 		for _, result := range client.ProduceSync(ctx, batch...) {
 			if result.Err != nil {

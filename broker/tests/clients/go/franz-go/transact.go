@@ -32,10 +32,8 @@ func beginning(ctx context.Context, args common.Arguments) (*kgo.Client, error) 
 
 func send(ctx context.Context, client *kgo.Client, args common.Arguments) error {
 	var batch []*kgo.Record
-	for index := args.First; index < args.End(); index++ {
-		for partition := range args.Partitions {
-			batch = append(batch, toSend(common.Expected(args.Topics[0], partition, index)))
-		}
+	for _, record := range args.Expected(args.Topics[0]) {
+		batch = append(batch, toSend(record))
 	}
 	return client.ProduceSync(ctx, batch...).FirstErr()
 }
@@ -90,7 +88,6 @@ func addOffsets(ctx context.Context, client *kgo.Client, args common.Arguments, 
 
 func transact(ctx context.Context, args common.Arguments) error {
 	topic := args.Topics[0]
-	// What the program has left by its last end is aborted by this.
 	if args.First == 0 {
 		plain, err := kgo.NewClient(kgo.SeedBrokers(args.Bootstrap))
 		if err != nil {
@@ -101,6 +98,7 @@ func transact(ctx context.Context, args common.Arguments) error {
 			return err
 		}
 	}
+	// What the program has left by its last end is aborted by this.
 	old, err := beginning(ctx, args)
 	if err != nil {
 		return err

@@ -104,20 +104,17 @@ func writeTo(ctx context.Context, args common.Arguments, topic string) error {
 		},
 	}
 	var batch []kafka.Message
-	for index := args.First; index < args.End(); index++ {
-		for partition := range args.Partitions {
-			record := common.Expected(topic, partition, index)
-			message := kafka.Message{
-				Time:       time.UnixMilli(record.TimestampMs),
-				Key:        record.Key,
-				Value:      record.Value,
-				WriterData: place{partition, index},
-			}
-			for _, header := range record.Headers {
-				message.Headers = append(message.Headers, kafka.Header(header))
-			}
-			batch = append(batch, message)
+	for _, record := range args.Expected(topic) {
+		message := kafka.Message{
+			Time:       time.UnixMilli(record.TimestampMs),
+			Key:        record.Key,
+			Value:      record.Value,
+			WriterData: place{record.Partition, record.Offset},
 		}
+		for _, header := range record.Headers {
+			message.Headers = append(message.Headers, kafka.Header(header))
+		}
+		batch = append(batch, message)
 	}
 	if err := writer.WriteMessages(ctx, batch...); err != nil {
 		return fmt.Errorf("%s: %w", topic, err)

@@ -119,13 +119,11 @@ func fromRead(message *sarama.ConsumerMessage) common.Record {
 	return record
 }
 
-// all the records to write, the partitions interleaved.
+// all the records to write.
 func all(args common.Arguments, topic string) []*sarama.ProducerMessage {
 	var batch []*sarama.ProducerMessage
-	for index := args.First; index < args.End(); index++ {
-		for partition := range args.Partitions {
-			batch = append(batch, toSend(common.Expected(topic, partition, index)))
-		}
+	for _, record := range args.Expected(topic) {
+		batch = append(batch, toSend(record))
 	}
 	return batch
 }

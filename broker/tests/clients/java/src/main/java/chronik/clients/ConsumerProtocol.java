@@ -1,6 +1,5 @@
 package chronik.clients;
 
-import java.time.Duration;
 import java.util.Collection;
 import java.util.HashMap;
 import java.util.HashSet;
@@ -9,7 +8,7 @@ import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
 import java.util.concurrent.ExecutionException;
-import java.util.stream.Collectors;
+import java.util.function.BooleanSupplier;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.AlterConfigOp;
 import org.apache.kafka.clients.admin.ConfigEntry;
@@ -19,7 +18,6 @@ import org.apache.kafka.clients.admin.ListGroupsOptions;
 import org.apache.kafka.clients.admin.MemberDescription;
 import org.apache.kafka.clients.consumer.CloseOptions;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
-import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.consumer.SubscriptionPattern;
@@ -34,14 +32,12 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 
 /** Consumers of groups of the new protocol (KIP-848): the coordinator shares out the partitions. */
 final class ConsumerProtocol {
-    private static final Duration SHORTLY = Duration.ofMillis(100);
-
     private ConsumerProtocol() {}
 
     static void run(Arguments args) throws Exception {
         String topic = args.topics().get(0);
         String group = topic + ".consumer";
-        goOn(args, topic, group);
+        Groups.goOn(args, topic, group, member(args, group, Map.of()));
         describe(args, group);
         if (args.first() == 0) {
             share(args, topic, topic + ".consumer.shared");
@@ -62,34 +58,6 @@ final class ConsumerProtocol {
         return new KafkaConsumer<>(settings, new ByteArrayDeserializer(), new ByteArrayDeserializer());
     }
 
-    /** Reads what is new since the group's last commit, and commits it. */
-    private static void goOn(Arguments args, String topic, String group) {
-        int end = args.first() + args.records();
-        Set<TopicPartition> all = new HashSet<>(args.topicPartitions());
-        try (KafkaConsumer<byte[], byte[]> consumer = member(args, group, Map.of())) {
-            Map<TopicPartition, OffsetAndMetadata> before = consumer.committed(all, Main.WAIT);
-            for (TopicPartition at : all) {
-                Long offset = before.get(at) == null ? null : before.get(at).offset();
-                Check.equal(at + " committed", offset, args.first() == 0 ? null : Long.valueOf(args.first()));
-            }
-            consumer.subscribe(List.of(topic));
-            Map<Integer, Integer> next = new HashMap<>();
-            all.forEach(at -> next.put(at.partition(), args.first()));
-            long deadline = System.nanoTime() + Main.WAIT.toNanos();
-            while (consumer.assignment().size() < all.size() || next.values().stream().anyMatch(n -> n < end)) {
-                Check.that(System.nanoTime() < deadline, group, "has come only to", next);
-                for (ConsumerRecord<byte[], byte[]> record : consumer.poll(SHORTLY)) {
-                    Records.compare(record, next.get(record.partition()));
-                    next.merge(record.partition(), 1, Integer::sum);
-                }
-            }
-            Map<TopicPartition, OffsetAndMetadata> commit = all.stream().collect(
-                Collectors.toMap(at -> at, at -> new OffsetAndMetadata(end, "of " + at.partition())));
-            consumer.commitSync(commit, Main.WAIT);
-            Check.equal("committed", consumer.committed(all, Main.WAIT), commit);
-        }
-    }
-
     /** Three members, one of them static and one with another assignor's name, share the partitions; who stays gets all. */
     private static void share(Arguments args, String topic, String group) throws Exception {
         Set<TopicPartition> all = new HashSet<>(args.topicPartitions());
@@ -104,7 +72,7 @@ final class ConsumerProtocol {
                 List<KafkaConsumer<byte[], byte[]>> three = List.of(one, named, ranged);
                 named.subscribe(List.of(topic));
                 ranged.subscribe(List.of(topic));
-                until(three, "the three do not share", () -> share(three, all));
+                until(three, "the three do not share", () -> Groups.share(three, all));
                 named.commitSync(Map.of(named.assignment().iterator().next(), new OffsetAndMetadata(7)), Main.WAIT);
                 Check.fails(GroupNotEmptyException.class, "deleting a group with members",
                     () -> admin.deleteConsumerGroups(List.of(group)).all().get());
@@ -126,17 +94,6 @@ final class ConsumerProtocol {
             }
             until(List.of(one), "what was the others' is nobody's", () -> one.assignment().equals(all));
         }
-    }
-
-    private static boolean share(Collection<KafkaConsumer<byte[], byte[]>> members, Set<TopicPartition> all) {
-        Set<TopicPartition> together = new HashSet<>();
-        int count = 0;
-        for (KafkaConsumer<byte[], byte[]> member : members) {
-            together.addAll(member.assignment());
-            count += member.assignment().size();
-        }
-        return together.equals(all) && count == all.size()
-            && members.stream().noneMatch(member -> member.assignment().isEmpty());
     }
 
     /** The coordinator knows the topics that match a regular expression (RE2), and those that come later. */
@@ -168,7 +125,7 @@ final class ConsumerProtocol {
             try (KafkaConsumer<byte[], byte[]> young = member(args, group, Map.of())) {
                 young.subscribe(List.of(topic));
                 List<KafkaConsumer<byte[], byte[]>> both = List.of(old, young);
-                until(both, "the old and the new member do not share", () -> share(both, all));
+                until(both, "the old and the new member do not share", () -> Groups.share(both, all));
                 ConsumerGroupDescription described = described(admin, group);
                 Check.equal(group + " type", described.type(), GroupType.CONSUMER);
                 Check.equal(group + " members that are upgraded", described.members().stream()
@@ -210,19 +167,10 @@ final class ConsumerProtocol {
         return admin.describeConsumerGroups(List.of(group)).all().get().get(group);
     }
 
-    private interface Condition {
-        boolean holds() throws Exception;
-    }
-
     private static void until(
-        Collection<KafkaConsumer<byte[], byte[]>> members, String complaint, Condition condition) throws Exception {
+        Collection<KafkaConsumer<byte[], byte[]>> members, String complaint, BooleanSupplier condition) {
         // Moves go by heartbeats, which the coordinator wants five seconds apart.
-        long deadline = System.nanoTime() + 2 * Main.WAIT.toNanos();
-        while (!condition.holds()) {
-            Check.that(System.nanoTime() < deadline, complaint,
-                members.stream().map(KafkaConsumer::assignment).toList());
-            members.forEach(member -> member.poll(SHORTLY));
-        }
+        Groups.until(Main.WAIT.multipliedBy(2), members, complaint, condition);
     }
 
     /** What the Admin API says of a group whose members have left, and does to another. */

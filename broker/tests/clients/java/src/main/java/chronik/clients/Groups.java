@@ -7,6 +7,7 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.function.BooleanSupplier;
 import java.util.stream.Collectors;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.ConsumerGroupDescription;
@@ -30,7 +31,7 @@ final class Groups {
     static void run(Arguments args) throws Exception {
         String topic = args.topics().get(0);
         String group = topic + ".group";
-        goOn(args, topic, group);
+        goOn(args, topic, group, member(args, group, null));
         if (args.first() == 0) {
             share(args, topic, topic + ".shared");
         }
@@ -52,31 +53,31 @@ final class Groups {
         return new KafkaConsumer<>(settings, new ByteArrayDeserializer(), new ByteArrayDeserializer());
     }
 
-    /** Reads what is new since the group's last commit, and commits it. */
-    private static void goOn(Arguments args, String topic, String group) {
+    /** A member reads what is new since its group's last commit, commits it, and leaves. */
+    static void goOn(Arguments args, String topic, String group, KafkaConsumer<byte[], byte[]> member) {
         int end = args.first() + args.records();
         Set<TopicPartition> all = new HashSet<>(args.topicPartitions());
-        try (KafkaConsumer<byte[], byte[]> consumer = member(args, group, null)) {
-            Map<TopicPartition, OffsetAndMetadata> before = consumer.committed(all, Main.WAIT);
+        try (member) {
+            Map<TopicPartition, OffsetAndMetadata> before = member.committed(all, Main.WAIT);
             for (TopicPartition at : all) {
                 Long offset = before.get(at) == null ? null : before.get(at).offset();
                 Check.equal(at + " committed", offset, args.first() == 0 ? null : Long.valueOf(args.first()));
             }
-            consumer.subscribe(List.of(topic));
+            member.subscribe(List.of(topic));
             Map<Integer, Integer> next = new HashMap<>();
             all.forEach(at -> next.put(at.partition(), args.first()));
             long deadline = System.nanoTime() + Main.WAIT.toNanos();
-            while (consumer.assignment().size() < all.size() || next.values().stream().anyMatch(n -> n < end)) {
+            while (member.assignment().size() < all.size() || next.values().stream().anyMatch(n -> n < end)) {
                 Check.that(System.nanoTime() < deadline, group, "has come only to", next);
-                for (ConsumerRecord<byte[], byte[]> record : consumer.poll(SHORTLY)) {
+                for (ConsumerRecord<byte[], byte[]> record : member.poll(SHORTLY)) {
                     Records.compare(record, next.get(record.partition()));
                     next.merge(record.partition(), 1, Integer::sum);
                 }
             }
             Map<TopicPartition, OffsetAndMetadata> commit = all.stream().collect(
                 Collectors.toMap(at -> at, at -> new OffsetAndMetadata(end, "of " + at.partition())));
-            consumer.commitSync(commit, Main.WAIT);
-            Check.equal("committed", consumer.committed(all, Main.WAIT), commit);
+            member.commitSync(commit, Main.WAIT);
+            Check.equal("committed", member.committed(all, Main.WAIT), commit);
         }
     }
 
@@ -85,15 +86,11 @@ final class Groups {
         Set<TopicPartition> all = new HashSet<>(args.topicPartitions());
         try (KafkaConsumer<byte[], byte[]> one = member(args, group, null)) {
             one.subscribe(List.of(topic));
-            until(List.of(one), "the first member has not got all", () -> one.assignment().equals(all));
+            until(Main.WAIT, List.of(one), "the first member has not got all", () -> one.assignment().equals(all));
             try (KafkaConsumer<byte[], byte[]> other = member(args, group, "static")) {
                 other.subscribe(List.of(topic));
-                until(List.of(one, other), "the two do not share", () -> {
-                    Set<TopicPartition> both = new HashSet<>(one.assignment());
-                    both.addAll(other.assignment());
-                    return both.equals(all) && one.assignment().size() + other.assignment().size() == all.size()
-                        && !one.assignment().isEmpty() && !other.assignment().isEmpty();
-                });
+                List<KafkaConsumer<byte[], byte[]>> both = List.of(one, other);
+                until(Main.WAIT, both, "the two do not share", () -> share(both, all));
                 other.commitSync(Map.of(other.assignment().iterator().next(), new OffsetAndMetadata(7)), Main.WAIT);
                 // A static member that closes does not leave: as a dynamic one it does.
                 other.unsubscribe();
@@ -107,18 +104,26 @@ final class Groups {
             } catch (InterruptedException | java.util.concurrent.ExecutionException error) {
                 throw new Check.Mismatch("removing the static member: " + error.getCause(), error);
             }
-            until(List.of(one), "what was the other's is nobody's", () -> one.assignment().equals(all));
+            until(Main.WAIT, List.of(one), "what was the other's is nobody's", () -> one.assignment().equals(all));
         }
     }
 
-    private interface Condition {
-        boolean holds();
+    /** Whether the members have all partitions among them, each its share. */
+    static boolean share(Collection<KafkaConsumer<byte[], byte[]>> members, Set<TopicPartition> all) {
+        Set<TopicPartition> together = new HashSet<>();
+        int count = 0;
+        for (KafkaConsumer<byte[], byte[]> member : members) {
+            together.addAll(member.assignment());
+            count += member.assignment().size();
+        }
+        return together.equals(all) && count == all.size()
+            && members.stream().noneMatch(member -> member.assignment().isEmpty());
     }
 
-    private static void until(
-        Collection<KafkaConsumer<byte[], byte[]>> members, String complaint, Condition condition) {
-        long deadline = System.nanoTime() + Main.WAIT.toNanos();
-        while (!condition.holds()) {
+    static void until(
+        Duration within, Collection<KafkaConsumer<byte[], byte[]>> members, String complaint, BooleanSupplier condition) {
+        long deadline = System.nanoTime() + within.toNanos();
+        while (!condition.getAsBoolean()) {
             Check.that(System.nanoTime() < deadline, complaint,
                 members.stream().map(KafkaConsumer::assignment).toList());
             members.forEach(member -> member.poll(SHORTLY));
