@@ -2,7 +2,8 @@
 //!
 //! The valid range of a file of generation g is `base(g) .. min(base(h) for h > g)`, at most its capacity:
 //! a later header says where the earlier files end, so that what was cut never returns (invariant 11). It also
-//! names the file before it and where that one begins: if that file is lost, no older one is read in its place.
+//! names the file before it and where that one begins: if that file is lost, no older one is read in its place. If two
+//! in a row are lost, the one before them counts up to what its own groups knew to be durable.
 //! The walk starts at the checkpoint. A hole above the last position known durable is a torn tail and is cut
 //! off; a hole below it is corruption and is reported with the partitions that the group's directories name.
 
@@ -268,19 +269,14 @@ impl<'a> Walk<'a> {
             }
         }
         files.sort_by_key(|f| f.header.generation);
-        let mut next_base = u64::MAX;
-        for n in (0..files.len()).rev() {
-            let f = &files[n];
-            let full = f.header.base.0.saturating_add(FileHeader::capacity(f.header.file_bytes));
-            let lost = files[n..].iter().filter_map(|later| later.header.previous);
-            let lost = lost.filter(|lost| lost.generation > f.header.generation).map(|lost| lost.base.0);
-            let limit = lost.fold(full.min(next_base), u64::min);
-            next_base = next_base.min(f.header.base.0);
-            files[n].limit = WalPosition(if bugs.parse_stale_groups { full } else { limit });
+        let mut window = Window::new(media);
+        if bugs.parse_stale_groups {
+            files.iter_mut().for_each(|f| f.limit = f.capacity_end());
+        } else {
+            window.limit(&mut files);
         }
         let oldest = || files.iter().filter(|f| f.limit > f.header.base).map(|f| f.header.base).min();
         let start = checkpoint.or_else(oldest).unwrap_or_default();
-        let mut window = Window::new(media);
         let covers = files.iter().find(|f| f.header.base <= start && start < f.limit);
         let at = covers.copied().and_then(|f| window.group_holding(&f, start)).unwrap_or(start);
         let durable = files.iter().map(|f| f.header.durable).fold(start, WalPosition::max);
@@ -366,7 +362,7 @@ impl<'a> Walk<'a> {
         let mut beyond = Beyond { durable: self.durable, complete };
         for f in self.files.clone() {
             if f.header.base > at && f.limit > f.header.base {
-                let there = self.scan(&f, f.header.base);
+                let there = self.window.scan(&f, f.header.base);
                 beyond.durable = beyond.durable.max(there.durable);
             }
         }
@@ -396,7 +392,7 @@ impl<'a> Walk<'a> {
                 if f.limit <= f.header.base || from <= at && f.slot != file.slot || f.limit <= from {
                     continue;
                 }
-                let there = self.scan(&f, from);
+                let there = self.window.scan(&f, from);
                 self.durable = self.durable.max(there.durable);
                 if there.complete || f.header.base > at {
                     self.complete_from = self.complete_from.max(Some(f.limit));
@@ -405,26 +401,6 @@ impl<'a> Walk<'a> {
             self.evidence_to = WalPosition(u64::MAX);
         }
         Beyond { durable: self.durable, complete: self.complete_from.is_some_and(|p| p > at) }
-    }
-
-    /// Looks at every block of a file for headers and trailers of its generation.
-    fn scan(&mut self, file: &WalkFile, from: WalPosition) -> Beyond {
-        let mut beyond = Beyond { durable: file.header.durable, complete: false };
-        let mut at = from;
-        while at.0 + BLOCK as u64 <= file.limit.0 {
-            if let Some((h, _)) = self.window.head(file, at) {
-                beyond.durable = beyond.durable.max(h.durable);
-                if self.window.group(file, at).is_ok() {
-                    beyond.complete = true;
-                    at = h.end();
-                    continue;
-                }
-            } else if let Some((h, _)) = self.window.tail_in(file, at) {
-                beyond.durable = beyond.durable.max(h.durable);
-            }
-            at.0 += BLOCK as u64;
-        }
-        beyond
     }
 
     fn finish(self) -> Recovered {
@@ -452,6 +428,11 @@ impl<'a> Walk<'a> {
 }
 
 impl WalkFile {
+    /// Where its content ends if the file is full.
+    fn capacity_end(&self) -> WalPosition {
+        WalPosition(self.header.base.0.saturating_add(FileHeader::capacity(self.header.file_bytes)))
+    }
+
     fn place(&self, at: WalPosition) -> u64 {
         FILE_HEADER_LEN + (at.0 - self.header.base.0)
     }
@@ -502,6 +483,48 @@ impl<'a> Window<'a> {
         self.slot = file.slot;
         self.start = at;
         self.media.read(file.slot, at, &mut self.buf).is_ok()
+    }
+
+    /// Finds where the content of each file ends; they come in the order of their generations.
+    fn limit(&mut self, files: &mut [WalkFile]) {
+        let mut next_base = WalPosition(u64::MAX);
+        for n in (0..files.len()).rev() {
+            let (generation, base) = (files[n].header.generation, files[n].header.base);
+            // Later ones that are lost are known by what the ones behind them say.
+            let named = || files[n + 1..].iter().filter_map(|f| f.header.previous);
+            let lost = named().filter(|lost| lost.generation > generation).map(|lost| lost.base);
+            let limit = lost.fold(files[n].capacity_end().min(next_base), WalPosition::min);
+            let later = files[n + 1..].iter().map(|f| f.header.generation);
+            let behind = later.chain(named().map(|p| p.generation)).filter(|g| *g >= generation).min();
+            next_base = next_base.min(base);
+            files[n].limit = limit;
+            if behind.is_some_and(|next| next > generation + 1) {
+                // The next one is lost, and so is what would have told where it began. Nothing is ever cut below what was
+                // known durable: so much counts, and the rest may have been cut.
+                let durable = self.scan(&files[n], base).durable;
+                files[n].limit = limit.min(durable.max(base));
+            }
+        }
+    }
+
+    /// Looks at every block of a file for headers and trailers of its generation.
+    fn scan(&mut self, file: &WalkFile, from: WalPosition) -> Beyond {
+        let mut beyond = Beyond { durable: file.header.durable, complete: false };
+        let mut at = from;
+        while at.0 + BLOCK as u64 <= file.limit.0 {
+            if let Some((h, _)) = self.head(file, at) {
+                beyond.durable = beyond.durable.max(h.durable);
+                if self.group(file, at).is_ok() {
+                    beyond.complete = true;
+                    at = h.end();
+                    continue;
+                }
+            } else if let Some((h, _)) = self.tail_in(file, at) {
+                beyond.durable = beyond.durable.max(h.durable);
+            }
+            at.0 += BLOCK as u64;
+        }
+        beyond
     }
 
     /// A whole group, every checksum verified.

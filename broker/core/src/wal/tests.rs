@@ -324,10 +324,23 @@ fn no_older_file_is_read_in_the_place_of_a_lost_one() {
         log.drain();
     }
     assert_eq!(log.commit.file().generation, 3);
+    let check = |disk: &mut Disk| {
+        let (r, runs) = recovered(disk, PlantedBugs::default());
+        assert_eq!((r.holes.len(), r.holes[0].start, r.holes[0].row), (1, cut, Row::LostFile));
+        assert!(runs.iter().all(|run| run.0 == 0), "partition 1's run was cut off: {runs:?}");
+    };
+    let second = log.disk.0.remove(&1).unwrap();
+    check(&mut log.disk);
+    // One file more, and two in a row are lost: none is left that says where the second one began.
+    log.disk.0.insert(1, second);
+    for n in 5..10 {
+        log.push(0, n, &[9; 30_000]);
+        log.drain();
+    }
+    assert!(log.commit.file().generation >= 4);
     log.disk.0.remove(&1);
-    let (r, runs) = recovered(&mut log.disk, PlantedBugs::default());
-    assert_eq!((r.holes.len(), r.holes[0].start, r.holes[0].row), (1, cut, Row::LostFile));
-    assert!(runs.iter().all(|run| run.0 == 0), "partition 1's run was cut off: {runs:?}");
+    log.disk.0.remove(&2);
+    check(&mut log.disk);
 }
 
 #[test]
