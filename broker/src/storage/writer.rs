@@ -253,9 +253,8 @@ impl SegmentWriter {
         let checkpoint = Checkpoint { position, partitions };
         let bytes = checkpoint.encode();
         durable::replace_on_full_disk(&self.disk.data_dir, CHECKPOINT_FILE, &bytes)?;
-        if self.disk.refuses_produce().is_none()
-            && let Err(e) = durable::set_aside(&self.disk.data_dir, CHECKPOINT_FILE, bytes.len())
-        {
+        // Above all on a full disk: segments would take the room, and nothing could be deleted any more.
+        if let Err(e) = durable::set_aside(&self.disk.data_dir, CHECKPOINT_FILE, bytes.len()) {
             tracing::debug!("no room can be set aside for the checkpoint: {e}");
         }
         self.graves.append(&mut self.condemned);

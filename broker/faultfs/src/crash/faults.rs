@@ -133,14 +133,22 @@ impl Load {
     }
 }
 
+/// Leaves so many bytes free until produce is refused. What the broker gives back meanwhile (a log file that it could not
+/// create, old segments) is taken, too.
+pub(super) fn fill(mounted: &Mounted, left: u64, signals: &Signals) -> Result<()> {
+    wait("produce is refused", || {
+        mounted.state().lock().limit_free_space(left);
+        signals.storage_errors.load(Ordering::SeqCst) > 0
+    })
+}
+
 fn full_disk(bed: &Bed, left: u64) -> Result<String> {
     let (mounted, spec) = bed.on_mount()?;
     let mut running = spec.start()?;
     running.create_topics()?;
     let mut load = Load::new(bed);
     let refused = load.run(&spec, |signals| {
-        mounted.state().lock().limit_free_space(left);
-        wait("produce is refused", || signals.storage_errors.load(Ordering::SeqCst) > 0)?;
+        fill(&mounted, left, signals)?;
         ensure!(running.is_alive(), "the broker ended:\n{}", running.output());
         if left > 0 {
             let mut broker = Connection::open(&spec.address())?;

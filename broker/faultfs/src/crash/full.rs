@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, ensure};
 
-use super::faults::{Bed, Load, wait};
+use super::faults::{Bed, Load, fill, wait};
 use super::kafka::Connection;
 use super::process::{Running, Spec};
 use super::rounds::LIVELY;
@@ -48,8 +48,7 @@ pub fn deleting_makes_room(bed: &Bed) -> Result<String> {
             parts = Part::living(Life::Deleted).filter_map(|part| Some((part, end(part).ok()?))).collect();
             parts.iter().map(|(_, end)| end).sum::<i64>() > DELETED
         })?;
-        mounted.state().lock().limit_free_space(0);
-        wait("produce is refused", || signals.storage_errors.load(Ordering::SeqCst) > 0)?;
+        fill(&mounted, 0, signals)?;
         for part in Part::all() {
             let start = broker.offset(part.topic(), part.partition(), -2)?;
             broker.fetch(part.topic(), part.partition(), start).context("fetches must go on")?;
@@ -81,8 +80,7 @@ pub fn killed_while_full(bed: &Bed) -> Result<String> {
     let mut killed = Some(running);
     load.run(&spec, |signals| {
         wait("much is acknowledged", || signals.acked.load(Ordering::SeqCst) > BATCHES)?;
-        mounted.state().lock().limit_free_space(0);
-        wait("produce is refused", || signals.storage_errors.load(Ordering::SeqCst) > 0)?;
+        fill(&mounted, 0, signals)?;
         killed.take().map_or(Ok(()), Running::kill)
     })?;
     let mut full = spec.spawn()?;
