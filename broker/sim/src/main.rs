@@ -19,7 +19,7 @@ struct Args {
     #[arg(long, value_parser = Scenario::ALL.map(Scenario::name))]
     scenario: Option<String>,
     /// How many seeds to run of each scenario.
-    #[arg(long, default_value_t = 1500)]
+    #[arg(long, default_value_t = 3000)]
     seeds: u64,
     /// The first of them.
     #[arg(long, default_value_t = 0)]
