@@ -8,6 +8,7 @@ mod coordinators;
 mod crash;
 mod differential;
 mod e2e;
+mod each;
 mod endurance;
 mod fuzz;
 mod images;

@@ -35,7 +35,7 @@ impl Places {
     pub fn java(&self, class: &str) -> Run {
         let java = self.installed("java");
         let path = format!("{}:{}", java.join("classes").display(), java.join("libs/*").display());
-        Run::new("java").args(["-Xmx256m", "-XX:TieredStopAtLevel=1"]).args([
+        Run::new("java").args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]).args([
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=error",
             "-cp",
             &path,

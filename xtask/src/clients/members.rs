@@ -1,15 +1,17 @@
 //! Groups whose members join, leave and die: each partition has always one owner in the end, and no record is left out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::broker::Broker;
 use super::process::{Running, until};
 use super::table::Client;
-use super::tests::Tests;
+use super::tests::{Tests, WAITING};
 use super::{MORE_RECORDS, PARTITIONS, RECORDS};
+use crate::each::each;
 
 /// A dead member's partitions wait for its session's end, after 6 s; then comes a rebalance, for which slow clients take
 /// their time.
@@ -146,17 +148,54 @@ fn numbers(text: &str) -> BTreeSet<u32> {
     text.split_whitespace().filter_map(|number| number.parse().ok()).collect()
 }
 
+/// After the broker's death: they go on, and one after another leaves or dies.
+fn go_on_and_part(client: &Client, mut group: Group<'_, '_>) -> Result<String> {
+    group.write(client, MORE_RECORDS)?;
+    group.take_all("after the broker's death they go on")?;
+    group.settle("after the broker's death they share")?;
+    group.leave(1)?;
+    group.settle("one member has left")?;
+    group.die(1)?;
+    group.settle("one member has died")?;
+    group.write(client, MORE_RECORDS)?;
+    group.take_all("the last member takes all")?;
+    group.conclude()
+}
+
 impl Tests<'_> {
     /// Each client's members among themselves, with its own assignor. A living group outlives the broker.
-    pub fn rebalance(&mut self, mut broker: Option<&mut Broker>) {
-        for client in self.having("member").into_iter().filter(|client| client.name != "kcat") {
+    pub fn rebalance(&self, broker: Option<&mut Broker>) {
+        let clients: Vec<_> = self.having("member").into_iter().filter(|c| c.name != "kcat").collect();
+        let groups = Mutex::new(Vec::new());
+        each(WAITING, clients, |client| {
             let since = Instant::now();
-            let result = self.rebalance_of(client, broker.as_deref_mut());
+            match self.gather(client) {
+                Ok(group) => {
+                    groups.lock().unwrap_or_else(PoisonError::into_inner).push((client, since, group))
+                }
+                Err(error) => {
+                    self.report("member", client.name, since, Err(error));
+                }
+            }
+        });
+        let groups = groups.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let outlived = broker.is_none_or(|broker| {
+            self.outcome("kill", "SIGKILL", || broker.kill())
+                && self.outcome("start", "", || broker.start_again())
+        });
+        // All are alive: whoever waits would lose members.
+        each(groups.len(), groups, |(client, since, group)| {
+            let result = if outlived {
+                go_on_and_part(client, group)
+            } else {
+                Err(anyhow!("there is no broker any more"))
+            };
             self.report("member", client.name, since, result);
-        }
+        });
     }
 
-    fn rebalance_of(&self, client: &Client, broker: Option<&mut Broker>) -> Result<String> {
+    /// A group of three, with their records taken.
+    fn gather(&self, client: &Client) -> Result<Group<'_, '_>> {
         let mut group = Group::new(self, client.name, "own", PARTITIONS);
         group.write(client, RECORDS)?;
         group.join(client)?;
@@ -166,24 +205,11 @@ impl Tests<'_> {
         group.settle("three members share")?;
         group.write(client, MORE_RECORDS)?;
         group.take_all("three members take all")?;
-        if let Some(broker) = broker {
-            broker.kill()?;
-            broker.start_again()?;
-            group.write(client, MORE_RECORDS)?;
-            group.take_all("after the broker's death they go on")?;
-            group.settle("after the broker's death they share")?;
-        }
-        group.leave(1)?;
-        group.settle("one member has left")?;
-        group.die(1)?;
-        group.settle("one member has died")?;
-        group.write(client, MORE_RECORDS)?;
-        group.take_all("the last member takes all")?;
-        group.conclude()
+        Ok(group)
     }
 
     /// One group with a member of each client. Whichever leads assigns for all.
-    pub fn mixed(&mut self) {
+    pub fn mixed(&self) {
         let members: Vec<_> = self.having("member").into_iter().filter(|c| c.assigns_ranges).collect();
         let Some(&writer) = members.iter().find(|client| client.name != "kcat") else { return };
         if members.len() > 1 {

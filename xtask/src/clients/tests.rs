@@ -1,6 +1,7 @@
 //! One run of the clients: each test of each client, one line and one count for it.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
@@ -12,6 +13,12 @@ use super::process::Run;
 use super::table::Client;
 use super::tools::Tools;
 use super::{PARTITIONS, RECORDS};
+use crate::each::each;
+
+/// Clients that wait for each other's members more than they work: so many of them at once.
+pub const WAITING: usize = 4;
+/// Clients that work.
+const WORKING: usize = 2;
 
 /// The topics have a prefix of their own, so that a server can see many runs.
 pub struct Tests<'a> {
@@ -23,8 +30,8 @@ pub struct Tests<'a> {
     pub clients: Vec<&'a Client>,
     pub kcat: Kcat,
     begun: Instant,
-    passed: u32,
-    failed: u32,
+    passed: AtomicU32,
+    failed: AtomicU32,
 }
 
 impl<'a> Tests<'a> {
@@ -37,7 +44,8 @@ impl<'a> Tests<'a> {
     ) -> Result<Tests<'a>> {
         let prefix = format!("t{}", SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs());
         let (bootstrap, kcat) = (bootstrap.to_owned(), Kcat::new(bootstrap, dir.clone()));
-        Ok(Tests { places, bootstrap, prefix, dir, clients, kcat, begun, passed: 0, failed: 0 })
+        let (passed, failed) = Default::default();
+        Ok(Tests { places, bootstrap, prefix, dir, clients, kcat, begun, passed, failed })
     }
 
     /// What a fresh server sees, up to its first restart.
@@ -60,18 +68,18 @@ impl<'a> Tests<'a> {
     }
 
     /// One line, and one count, for each thing tried. What fails does not stop the others.
-    pub fn report(&mut self, what: &str, who: &str, since: Instant, result: Result<String>) -> bool {
+    pub fn report(&self, what: &str, who: &str, since: Instant, result: Result<String>) -> bool {
         let at = format!("[{:6.1} s] {what:8} {who:12}", self.begun.elapsed().as_secs_f64());
         let took = since.elapsed().as_secs_f64();
         match &result {
             Ok(said) => println!("{at} ok {took:5.1} s  {said}"),
             Err(error) => println!("{at} FAILED {took:.1} s  {error:#}"),
         }
-        *(if result.is_ok() { &mut self.passed } else { &mut self.failed }) += 1;
+        (if result.is_ok() { &self.passed } else { &self.failed }).fetch_add(1, Ordering::Relaxed);
         result.is_ok()
     }
 
-    pub fn outcome(&mut self, what: &str, who: &str, act: impl FnOnce() -> Result<()>) -> bool {
+    pub fn outcome(&self, what: &str, who: &str, act: impl FnOnce() -> Result<()>) -> bool {
         let since = Instant::now();
         let result = act();
         self.report(what, who, since, result.map(|()| String::new()))
@@ -148,8 +156,9 @@ impl<'a> Tests<'a> {
     }
 
     /// Each client reads the topics of all, as far as it has the codec.
-    pub fn read(&mut self, records: u32) {
-        for client in self.clients.clone() {
+    pub fn read(&self, records: u32) {
+        let readers: Vec<_> = self.clients.iter().copied().filter(|c| c.name != "tools").collect();
+        each(WORKING, readers, |client| {
             let since = Instant::now();
             let others: Vec<_> = self.clients.iter().filter(|c| c.name != "kcat").collect();
             let readable: Vec<String> = others
@@ -159,50 +168,44 @@ impl<'a> Tests<'a> {
                 .filter(|topic| client.modes.iter().chain(&["idempotent"]).any(|mode| topic.ends_with(mode)))
                 .collect();
             let result = match client.name {
-                "tools" => continue,
                 "kcat" => self.kcat_reads(client, &readable, records),
                 _ => self.said(client, "read", 0, records, &readable),
             };
             self.report("read", client.name, since, result);
-        }
+        });
     }
 
     /// Each client's group goes on where it has come to, in the first of the client's topics, and must find `records` new
-    /// ones there.
-    pub fn group(&mut self, first: u32, records: u32) {
-        for client in self.having("group") {
+    /// ones there; another group by the new protocol (KIP-848) does the same.
+    pub fn group(&self, first: u32, records: u32) {
+        let of = |command| self.having(command).into_iter().map(move |client| (command, client));
+        each(WAITING, of("consumer-group").chain(of("group")).collect(), |(command, client)| {
             let since = Instant::now();
-            let Some(topic) = self.topics(client).into_iter().next() else { continue };
+            let Some(topic) = self.topics(client).into_iter().next() else { return };
             let result = match client.name {
                 "kcat" => self
                     .kcat
                     .group(&topic, first, records)
                     .map(|()| format!("group: {records} records of 1 topics")),
-                _ => self.said(client, "group", first, records, &[topic]),
+                _ => self.said(client, command, first, records, &[topic]),
             };
-            self.report("group", client.name, since, result);
-        }
-        // The same by the new protocol (KIP-848), in the same topic.
-        for client in self.having("consumer-group") {
-            let since = Instant::now();
-            let Some(topic) = self.topics(client).into_iter().next() else { continue };
-            let result = self.said(client, "consumer-group", first, records, &[topic]);
-            self.report("group*", client.name, since, result);
-        }
+            let what = if command == "group" { command } else { "group*" };
+            self.report(what, client.name, since, result);
+        });
     }
 
     /// Each client's transactional producer goes on where its last incarnation was cut short.
-    pub fn transact(&mut self, first: u32, records: u32) {
-        for client in self.having("transact") {
+    pub fn transact(&self, first: u32, records: u32) {
+        each(WORKING, self.having("transact"), |client| {
             let since = Instant::now();
             let topic = format!("{}.{}.transactions", self.prefix, client.name);
             let result = self.said(client, "transact", first, records, &[topic]);
             self.report("transact", client.name, since, result);
-        }
+        });
     }
 
-    fn admin(&mut self) {
-        for client in self.having("admin") {
+    fn admin(&self) {
+        each(WORKING, self.having("admin"), |client| {
             let since = Instant::now();
             let topic = format!("{}.{}.admin", self.prefix, client.name);
             let result = match client.name {
@@ -210,7 +213,7 @@ impl<'a> Tests<'a> {
                 _ => self.said(client, "admin", 0, 0, &[topic]),
             };
             self.report("admin", client.name, since, result);
-        }
+        });
     }
 
     /// The clients whose programs have the command.
@@ -241,8 +244,9 @@ impl<'a> Tests<'a> {
     }
 
     pub fn conclude(self) -> Result<()> {
-        println!("clients: {} passed, {} failed", self.passed, self.failed);
-        anyhow::ensure!(self.failed == 0 && self.passed > 0, "not all clients passed");
+        let (passed, failed) = (self.passed.into_inner(), self.failed.into_inner());
+        println!("clients: {passed} passed, {failed} failed");
+        anyhow::ensure!(failed == 0 && passed > 0, "not all clients passed");
         Ok(())
     }
 }
