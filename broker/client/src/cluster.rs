@@ -161,8 +161,11 @@ impl Client {
         self.any().await?.call(request).await
     }
 
-    /// The connection to a broker of the cluster that was last asked for.
+    /// The connection to a broker. To any if there is no such broker: it says so.
     pub(super) async fn broker(&mut self, id: i32) -> Result<&mut Connection, ClientError> {
+        if !self.brokers.contains_key(&id) {
+            self.cluster(Some(&[])).await?;
+        }
         match self.brokers.get(&id).map(|broker| broker.address.clone()) {
             Some(address) => self.at(&address).await,
             None => self.any().await,

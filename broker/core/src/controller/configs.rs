@@ -72,16 +72,6 @@ pub fn config_resource(resource_type: i8, name: &str) -> Result<ConfigResource, 
     }
 }
 
-/// The type and name of a resource as they stand in an answer.
-pub fn resource_name(resource: &ConfigResource) -> (i8, String) {
-    match resource {
-        ConfigResource::Topic(name) => (resource_type::TOPIC, name.clone()),
-        ConfigResource::Broker(id) => (resource_type::BROKER, id.to_string()),
-        ConfigResource::BrokerDefault => (resource_type::BROKER, String::new()),
-        ConfigResource::Group(id) => (resource_type::GROUP, id.clone()),
-    }
-}
-
 /// A refusal of one resource, before it is known which code its kind of resource has for it.
 enum Refusal {
     Config(ConfigError),
@@ -543,7 +533,6 @@ mod tests {
         );
         let image = alter(&image, group(), &[delete("consumer.heartbeat.interval.ms")]).unwrap();
         assert_eq!(image.config(&group()), None);
-        assert_eq!(resource_name(&group()), (32, "g".to_string()));
     }
 
     #[test]

@@ -16,8 +16,7 @@ mod topics;
 
 pub use brokers::{Registration, change_registration, fence_broker, register_broker, unfence_broker};
 pub use configs::{
-    AlterOp, ConfigOp, PerResource, alter_configs, config_resource, incremental_alter_configs, resource_name,
-    resource_type,
+    AlterOp, ConfigOp, PerResource, alter_configs, config_resource, incremental_alter_configs, resource_type,
 };
 pub use elections::{Elected, ElectionType, elect_leaders};
 pub use error::{ControllerError, ErrorCode};
