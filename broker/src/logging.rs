@@ -104,11 +104,11 @@ impl Loggers {
         *self.state() = State { handle: Some(handle), ..State::of(targets) };
     }
 
-    /// Every logger with the level that acts, by name.
+    /// Every logger with the level that acts, by [name](logger_of).
     pub fn levels(&self) -> Vec<(String, String)> {
         let state = self.state();
         let shown = |level: LevelFilter| level.to_string().to_uppercase();
-        state.names().into_iter().map(|name| (name.to_string(), shown(state.level(name)))).collect()
+        state.names().into_iter().map(|name| (logger_of(name), shown(state.level(name)))).collect()
     }
 
     /// Judges all changes, and then makes them, unless they were to be judged only.
@@ -117,23 +117,34 @@ impl Loggers {
     /// What Kafka refuses, too.
     pub fn alter(&self, ops: &[ConfigOp], validate_only: bool) -> Result<(), LoggerError> {
         let mut state = self.state();
-        for op in ops {
-            state.check(op)?;
+        let ops = || ops.iter().map(|op| (module_of(&op.name), op));
+        for (module, op) in ops() {
+            state.check(&module, op)?;
         }
         if validate_only {
             return Ok(());
         }
-        for op in ops {
+        for (module, op) in ops() {
             let level = op.value.as_deref().and_then(level).filter(|_| op.op == AlterOp::Set);
             match level {
                 Some(level) => tracing::warn!("the log level of {} is {level} from now on", op.name),
                 None => tracing::warn!("{} has no log level of its own any more", op.name),
             }
-            state.set(&op.name, level);
+            state.set(&module, level);
         }
         state.tell();
         Ok(())
     }
+}
+
+/// A part's name as a logger: Kafka's tools know no colons in names.
+fn logger_of(module: &str) -> String {
+    module.replace("::", ".")
+}
+
+/// The part that a logger is for; a name as in `CHRONIK_LOG` does as well.
+fn module_of(logger: &str) -> String {
+    logger.replace('.', "::")
 }
 
 /// A level by Kafka's name. What was compiled out does not come back.
@@ -160,9 +171,9 @@ impl State {
         around.max_by_key(|(part, _)| part.len()).map_or(self.root, |(_, level)| *level)
     }
 
-    fn check(&self, op: &ConfigOp) -> Result<(), LoggerError> {
+    fn check(&self, module: &str, op: &ConfigOp) -> Result<(), LoggerError> {
         let name = op.name.clone();
-        let exists = self.names().contains(op.name.as_str());
+        let exists = self.names().contains(module);
         match op.op {
             AlterOp::Append => Err(LoggerError::Operation("APPEND")),
             AlterOp::Subtract => Err(LoggerError::Operation("SUBTRACT")),
@@ -217,17 +228,17 @@ mod tests {
     fn a_part_follows_the_one_around_it() {
         let loggers = Loggers::new(&"info,chronik_broker::storage=error,openraft=warn".parse().unwrap());
         let of = |name: &str| of(&loggers, name);
-        assert_eq!([of(ROOT), of("chronik_broker::net"), of("openraft")], ["INFO", "INFO", "WARN"]);
-        assert_eq!(of("chronik_broker::storage::wal"), "ERROR");
+        assert_eq!([of(ROOT), of("chronik_broker.net"), of("openraft")], ["INFO", "INFO", "WARN"]);
+        assert_eq!(of("chronik_broker.storage.wal"), "ERROR");
         let ops =
-            [set(ROOT, "WARN"), set("chronik_broker::storage", "DEBUG"), set("chronik_broker::net", "FATAL")];
+            [set(ROOT, "WARN"), set("chronik_broker::storage", "DEBUG"), set("chronik_broker.net", "FATAL")];
         assert_eq!(loggers.alter(&ops, true), Ok(()));
         assert_eq!(of(ROOT), "INFO", "it was only judged");
         loggers.alter(&ops, false).unwrap();
-        assert_eq!([of(ROOT), of("chronik_broker::txn")], ["WARN", "WARN"]);
-        assert_eq!([of("chronik_broker::storage::wal"), of("chronik_broker::net")], ["DEBUG", "ERROR"]);
+        assert_eq!([of(ROOT), of("chronik_broker.txn")], ["WARN", "WARN"]);
+        assert_eq!([of("chronik_broker.storage.wal"), of("chronik_broker.net")], ["DEBUG", "ERROR"]);
         loggers.alter(&[delete("chronik_broker::storage"), delete("openraft")], false).unwrap();
-        assert_eq!([of("chronik_broker::storage::wal"), of("openraft")], ["WARN", "WARN"]);
+        assert_eq!([of("chronik_broker.storage.wal"), of("openraft")], ["WARN", "WARN"]);
     }
 
     #[test]

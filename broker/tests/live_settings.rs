@@ -96,7 +96,7 @@ async fn level(client: &mut Client, logger: &str) -> Result<Option<String>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn log_levels_act_at_once_and_are_forgotten() -> Result<()> {
-    const LOGGER: &str = "chronik_broker::net";
+    const LOGGER: &str = "chronik_broker.net";
     let dir = tempfile::tempdir()?;
     let broker = start(dir.path(), "")?;
     let mut c = client(&broker).await?;

@@ -119,7 +119,7 @@ mod tests {
     async fn levels_are_altered_beside_settings_that_are_stored() {
         let fixture = Fixture::new().await;
         fixture.create_topic("a", 1).await;
-        let logger = "chronik_broker::placement";
+        let logger = "chronik_broker.placement";
         let both = vec![
             set(2, "a", "max.message.bytes", Some("777")),
             set(BROKER_LOGGER, "1", logger, Some("WARN")),
