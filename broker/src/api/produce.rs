@@ -16,7 +16,7 @@ use chronik_core::ids::{TopicId, TopicIdPartition};
 use chronik_core::metadata::TopicImage;
 use chronik_core::metadata::config::TimestampType;
 use chronik_core::record_batch::{
-    BatchHeader, BatchLimits, BatchSummary, Compression, HEADER_LEN, Origin,
+    BatchError, BatchHeader, BatchLimits, BatchSummary, Compression, HEADER_LEN, Origin,
     TimestampType as BatchTimestampType, check_opened, check_produced,
 };
 use chronik_core::wal::profile::AckMode;
@@ -293,7 +293,13 @@ fn check(
         needs_keys: config.cleanup.compact,
         origin: Origin::Client,
     };
-    let refused = |error| Refusal::of_batch(&partition, error, &body, &limits);
+    let refused = |error: BatchError| match error {
+        // So long as zstd is not for everybody, the request's codecs are looked at before the log is asked.
+        BatchError::Compression(_) if head.version < ZSTD_FROM => {
+            Refusal::of_request(error.kafka_code(), error.to_string())
+        }
+        _ => Refusal::of_batch(&partition, error, &body, &limits),
+    };
     let summary = check_produced(&body, &limits).map_err(refused)?;
     if body.len() as u64 > partition.entry_bytes_max() {
         let why = "the batch is larger than a WAL file";

@@ -91,7 +91,8 @@ async fn read_one(
         }
     };
     let led = led_partition(broker, topic, *partition)?;
-    check_leader_epoch(led.leader_epoch.0, wanted.current_leader_epoch)?;
+    // Here, every negative epoch means none.
+    check_leader_epoch(led.leader_epoch.0, wanted.current_leader_epoch.max(-1))?;
     if reader.replica.is_some() {
         // Replication between brokers is not part of this version: no other broker is a replica, and is told
         // what Kafka tells one that is not.
