@@ -199,15 +199,15 @@ pub const RULES: &[Rule] = &[
     ),
     allowed(
         "DescribeTopicPartitions",
-        "Topics.ErrorCode",
-        ["-1", "3"],
-        "beside no topic's name: Kafka's server trips over it",
-    ),
-    allowed(
-        "DescribeTopicPartitions",
         "Topics.TopicAuthorizedOperations",
         ["-2147483648", "*"],
         "beside no topic's name: Kafka's server trips over it",
+    ),
+    allowed(
+        "WriteTxnMarkers",
+        "Markers.Topics*.ErrorCode",
+        ["-1", "47"],
+        "an epoch that no producer has: Kafka's server trips over it",
     ),
     allowed(
         "WriteTxnMarkers",
