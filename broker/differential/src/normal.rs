@@ -56,11 +56,18 @@ const KINDS: [(&str, Kind); 31] = [
 ];
 
 /// Arrays that Kafka makes from hash maps or sets: their order says nothing. Elements are compared by these fields.
-const KEYED: [(&str, &[&str]); 22] = [
+const KEYED: &[(&str, &[&str])] = &[
     ("ApiVersions.ApiKeys", &["ApiKey"]),
     ("ApiVersions.SupportedFeatures", &["Name"]),
     ("ApiVersions.FinalizedFeatures", &["Name"]),
     ("Metadata.Topics", &["Name"]),
+    ("ListOffsets.Topics", &["Name"]),
+    ("ListOffsets.Topics.Partitions", &["PartitionIndex"]),
+    ("DeleteRecords.Topics", &["Name"]),
+    ("DeleteRecords.Topics.Partitions", &["PartitionIndex"]),
+    ("DescribeProducers.Topics.Partitions.ActiveProducers", &["ProducerEpoch", "LastSequence"]),
+    ("WriteTxnMarkers.Markers.Topics", &["Name"]),
+    ("WriteTxnMarkers.Markers.Topics.Partitions", &["PartitionIndex"]),
     ("CreateTopics.Topics", &["Name"]),
     ("CreateTopics.Topics.Configs", &["Name"]),
     ("DeleteTopics.Responses", &["Name"]),

@@ -17,7 +17,8 @@ const GROUP_VERSION: Feature = ("group.version", 1);
 /// With level 2, each transaction of a client that knows it has an epoch of its own (KIP-890). A client that does not know
 /// features does as it always did.
 const TRANSACTION_VERSION: Feature = ("transaction.version", 2);
-/// Clients below this version cannot read that a feature's lowest level is 0.
+/// Clients below this version cannot read that a feature's lowest level is 0: they are not told that it is supported, only
+/// its level.
 pub(super) const LEVEL_0_FROM: i16 = 4;
 
 fn serve(mut request: Request) -> Reply {
@@ -61,10 +62,7 @@ fn told() -> impl Iterator<Item = &'static Api> {
 /// Versions that have no features leave them out.
 pub(super) fn with_features(response: ApiVersionsResponse, version: i16) -> ApiVersionsResponse {
     let supported = |(name, level): Feature| {
-        SupportedFeatureKey::default()
-            .with_name(text(name))
-            .with_min_version(i16::from(version < LEVEL_0_FROM))
-            .with_max_version(level)
+        SupportedFeatureKey::default().with_name(text(name)).with_min_version(0).with_max_version(level)
     };
     let finalized = |(name, level): Feature| {
         FinalizedFeatureKey::default()
@@ -74,7 +72,9 @@ pub(super) fn with_features(response: ApiVersionsResponse, version: i16) -> ApiV
     };
     let features = [GROUP_VERSION, TRANSACTION_VERSION];
     response
-        .with_supported_features(features.map(supported).to_vec())
+        .with_supported_features(
+            features.into_iter().filter(|_| version >= LEVEL_0_FROM).map(supported).collect(),
+        )
         .with_finalized_features_epoch(0)
         .with_finalized_features(features.map(finalized).to_vec())
 }
@@ -122,12 +122,13 @@ mod tests {
     #[tokio::test]
     async fn features_have_their_levels() {
         let fixture = Fixture::new().await;
-        for (version, min) in [(3, 1), (4, 0)] {
+        for version in [3, 4] {
             let told: ApiVersionsResponse = fixture.call(version, &client("java", "4.3.1")).await;
             let supported = told.supported_features.iter();
             let supported: Vec<_> =
                 supported.map(|f| (f.name.as_str(), f.min_version, f.max_version)).collect();
-            assert_eq!(supported, [("group.version", min, 1), ("transaction.version", min, 2)]);
+            let all = [("group.version", 0, 1), ("transaction.version", 0, 2)];
+            assert_eq!(supported, if version >= LEVEL_0_FROM { all.to_vec() } else { vec![] });
             let finalized = told.finalized_features.iter();
             let finalized: Vec<_> =
                 finalized.map(|f| (f.name.as_str(), f.min_version_level, f.max_version_level)).collect();

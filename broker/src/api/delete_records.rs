@@ -5,7 +5,6 @@ use std::time::Duration;
 use chronik_core::ids::{Offset, TopicIdPartition};
 use chronik_core::metadata::MetadataImage;
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::delete_records_request::DeleteRecordsPartition;
 use kafka_protocol::messages::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsTopicResult,
 };
@@ -13,6 +12,7 @@ use kafka_protocol::messages::{ApiKey, DeleteRecordsRequest, DeleteRecordsRespon
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::once::each_once;
 use super::{Api, Broker, Reply, Request, led_partition};
 use crate::storage::partition::{DeleteRefused, Partition};
 
@@ -35,16 +35,19 @@ fn serve(mut request: Request) -> Reply {
         let timeout = Duration::from_millis(u64::try_from(body.timeout_ms).unwrap_or(0)).max(LOCAL_FLUSH);
         let until = Instant::now() + timeout;
         // All of them are begun before one is waited for: they share a flush.
-        let begun: Vec<_> = body
-            .topics
-            .iter()
-            .flat_map(|topic| topic.partitions.iter().map(|p| begin(&broker, &image, &topic.name, p)))
-            .collect();
-        let mut begun = begun.into_iter();
-        let mut topics = Vec::with_capacity(body.topics.len());
-        for topic in body.topics {
-            let mut partitions = Vec::with_capacity(topic.partitions.len());
-            for (asked, begun) in topic.partitions.iter().zip(begun.by_ref()) {
+        let asked = body.topics.iter().flat_map(|topic| {
+            topic.partitions.iter().map(|p| (topic.name.clone(), p.partition_index, p.offset))
+        });
+        let asked = each_once(asked).into_iter().map(|(topic, partitions)| {
+            let begin = |(index, offset)| (index, begin(&broker, &image, &topic, index, offset));
+            let begun: Vec<_> = partitions.into_iter().map(begin).collect();
+            (topic, begun)
+        });
+        let begun: Vec<_> = asked.collect();
+        let mut topics = Vec::with_capacity(begun.len());
+        for (name, begun) in begun {
+            let mut partitions = Vec::with_capacity(begun.len());
+            for (index, begun) in begun {
                 let done = match begun {
                     Ok(begun) => begun.done(until).await,
                     Err(e) => Err(e),
@@ -54,13 +57,12 @@ fn serve(mut request: Request) -> Reply {
                 }
                 partitions.push(
                     DeleteRecordsPartitionResult::default()
-                        .with_partition_index(asked.partition_index)
+                        .with_partition_index(index)
                         .with_low_watermark(*done.as_ref().unwrap_or(&-1))
                         .with_error_code(done.err().map_or(0, |e| e.code())),
                 );
             }
-            topics
-                .push(DeleteRecordsTopicResult::default().with_name(topic.name).with_partitions(partitions));
+            topics.push(DeleteRecordsTopicResult::default().with_name(name).with_partitions(partitions));
         }
         DeleteRecordsResponse::default().with_topics(topics)
     })
@@ -90,19 +92,20 @@ fn begin(
     broker: &Broker,
     image: &MetadataImage,
     topic: &str,
-    asked: &DeleteRecordsPartition,
+    index: i32,
+    offset: Offset,
 ) -> Result<Begun, ResponseError> {
     let topic = image.topic(topic).ok_or(ResponseError::UnknownTopicOrPartition)?;
     if topic.is_internal {
         return Err(ResponseError::InvalidTopicException);
     }
-    led_partition(broker, topic, asked.partition_index)?;
+    led_partition(broker, topic, index)?;
     if !topic.config.cleanup.delete {
         return Err(ResponseError::PolicyViolation);
     }
-    let id = TopicIdPartition { topic_id: topic.id, partition: asked.partition_index };
+    let id = TopicIdPartition { topic_id: topic.id, partition: index };
     let partition = broker.logs.appendable(id).ok_or(ResponseError::NotLeaderOrFollower)?;
-    let offset = match asked.offset {
+    let offset = match offset {
         HIGH_WATERMARK => partition.high_watermark(),
         offset => offset,
     };
@@ -118,7 +121,7 @@ fn begin(
 mod tests {
     use super::super::testing::Fixture;
     use super::*;
-    use kafka_protocol::messages::delete_records_request::DeleteRecordsTopic;
+    use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 
     #[tokio::test]
     async fn refusals_carry_kafkas_codes() {

@@ -7,6 +7,7 @@ use kafka_protocol::messages::describe_log_dirs_response::{
 };
 use kafka_protocol::messages::{ApiKey, DescribeLogDirsRequest, DescribeLogDirsResponse, TopicName};
 
+use super::once::each_once;
 use super::{Api, Broker, Reply, Request, text};
 
 pub const API: Api = Api { key: ApiKey::DescribeLogDirs, min: 1, max: 4, serve: super::Serve::Call(serve) };
@@ -53,10 +54,15 @@ fn topics(broker: &Broker, body: &DescribeLogDirsRequest) -> Vec<DescribeLogDirs
             let all = |topic: &TopicImage| (0..topic.partitions.len() as i32).collect::<Vec<_>>();
             image.topics().filter_map(|topic| told(broker, topic, &all(topic))).collect()
         }
-        Some(topics) => topics
-            .iter()
-            .filter_map(|asked| told(broker, image.topic(&asked.topic)?, &asked.partitions))
-            .collect(),
+        Some(topics) => {
+            let asked =
+                topics.iter().flat_map(|topic| topic.partitions.iter().map(|p| (&topic.topic, *p, ())));
+            let each = each_once(asked).into_iter().filter_map(|(topic, partitions)| {
+                let partitions: Vec<i32> = partitions.into_iter().map(|(index, ())| index).collect();
+                told(broker, image.topic(topic)?, &partitions)
+            });
+            each.collect()
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! DescribeProducers (61): the producers that a partition knows, and where their transactions began (KIP-664).
 
+use chronik_core::controller::check_topic_name;
 use chronik_core::ids::TopicIdPartition;
 use chronik_core::log::ActiveProducer;
 use chronik_core::metadata::MetadataImage;
@@ -9,7 +10,7 @@ use kafka_protocol::messages::describe_producers_response::{
 };
 use kafka_protocol::messages::{ApiKey, DescribeProducersRequest, DescribeProducersResponse};
 
-use super::{Api, Broker, Reply, Request, led_partition};
+use super::{Api, Broker, Reply, Request, led_partition, text};
 
 pub const API: Api = Api { key: ApiKey::DescribeProducers, min: 0, max: 0, serve: super::Serve::Call(serve) };
 
@@ -25,9 +26,9 @@ fn serve(mut request: Request) -> Reply {
             let answer = PartitionResponse::default().with_partition_index(*partition);
             match producers(broker, &image, &topic.name, *partition) {
                 Ok(known) => answer.with_active_producers(known.iter().map(told).collect()),
-                Err(error) => {
+                Err((error, why)) => {
                     broker.metrics.error(API.key as i16, error.code());
-                    answer.with_error_code(error.code())
+                    answer.with_error_code(error.code()).with_error_message(why.map(text))
                 }
             }
         });
@@ -43,11 +44,17 @@ fn producers(
     image: &MetadataImage,
     topic: &str,
     partition: i32,
-) -> Result<Vec<ActiveProducer>, ResponseError> {
-    let topic = image.topic(topic).ok_or(ResponseError::UnknownTopicOrPartition)?;
-    led_partition(broker, topic, partition)?;
+) -> Result<Vec<ActiveProducer>, (ResponseError, Option<String>)> {
+    check_topic_name(topic).map_err(|e| (ResponseError::InvalidTopicException, Some(e.message)))?;
+    let topic = image.topic(topic).ok_or_else(|| {
+        let why = "This server does not host this topic-partition.".to_string();
+        (ResponseError::UnknownTopicOrPartition, Some(why))
+    })?;
+    // What is wrong with a partition is told without a text.
+    led_partition(broker, topic, partition).map_err(|e| (e, None))?;
     let id = TopicIdPartition { topic_id: topic.id, partition };
-    Ok(broker.logs.partition(id).ok_or(ResponseError::NotLeaderOrFollower)?.producers())
+    let log = broker.logs.partition(id).ok_or((ResponseError::NotLeaderOrFollower, None))?;
+    Ok(log.producers())
 }
 
 fn told(producer: &ActiveProducer) -> ProducerState {
@@ -55,7 +62,7 @@ fn told(producer: &ActiveProducer) -> ProducerState {
         .with_producer_id(producer.id.0.into())
         .with_producer_epoch(i32::from(producer.epoch.0))
         .with_last_sequence(producer.last_sequence)
-        .with_last_timestamp(producer.last_append_ms)
+        .with_last_timestamp(producer.last_timestamp_ms)
         .with_coordinator_epoch(producer.coordinator_epoch)
         .with_current_txn_start_offset(producer.transaction_start.unwrap_or(-1))
 }
@@ -77,7 +84,7 @@ mod tests {
             id: ProducerId(id),
             epoch: ProducerEpoch(2),
             last_sequence: 41,
-            last_append_ms: 1000,
+            last_timestamp_ms: 1000,
             coordinator_epoch: 5,
             transaction_start,
         };
@@ -86,14 +93,15 @@ mod tests {
             let name = TopicName(text(topic));
             TopicRequest::default().with_name(name).with_partition_indexes(vec![0, 1])
         };
-        let request = DescribeProducersRequest::default().with_topics(vec![ask("a"), ask("gone")]);
+        let request =
+            DescribeProducersRequest::default().with_topics(vec![ask("a"), ask("gone"), ask("a b")]);
         let response: DescribeProducersResponse = fixture.call(0, &request).await;
         let codes: Vec<Vec<i16>> = response
             .topics
             .iter()
             .map(|topic| topic.partitions.iter().map(|p| p.error_code).collect())
             .collect();
-        assert_eq!(codes, [[0, 3], [3, 3]]);
+        assert_eq!(codes, [[0, 3], [3, 3], [17, 17]]);
         let facts = |p: &ProducerState| {
             let sequences = (p.producer_id.0, p.producer_epoch, p.last_sequence, p.last_timestamp);
             (sequences, p.coordinator_epoch, p.current_txn_start_offset)

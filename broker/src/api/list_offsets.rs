@@ -1,6 +1,6 @@
 //! ListOffsets (2): where a partition begins and ends, and where a time lies in it.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use chronik_core::ids::{LeaderEpoch, TopicIdPartition};
@@ -12,6 +12,7 @@ use kafka_protocol::messages::list_offsets_response::{
 };
 use kafka_protocol::messages::{ApiKey, ListOffsetsRequest, ListOffsetsResponse};
 
+use super::once::each_once;
 use super::partitions::{FoundOffset, PartitionReader, ReadError};
 use super::{Api, Broker, Reply, Request, check_leader_epoch, led_partition};
 
@@ -27,6 +28,7 @@ const SINCE: [(i64, i16); 5] =
     [(LATEST, 1), (EARLIEST, 1), (MAX_TIMESTAMP, 7), (EARLIEST_LOCAL, 8), (LATEST_TIERED, 9)];
 
 const READ_COMMITTED: i8 = 1;
+const ISOLATION_LEVELS: std::ops::RangeInclusive<i8> = 0..=READ_COMMITTED;
 
 /// What is answered where there is nothing to be found.
 const NOTHING: FoundOffset = FoundOffset { timestamp: -1, offset: -1, leader_epoch: LeaderEpoch(-1) };
@@ -54,34 +56,33 @@ fn serve(mut request: Request) -> Reply {
         (-1, _) => Sight::HighWatermark,
         _ => Sight::LogEnd,
     };
+    let unknown_level = !ISOLATION_LEVELS.contains(&body.isolation_level);
     request.later(async move {
         let image = broker.metadata.image();
-        let mut seen = BTreeSet::new();
-        let mut twice = BTreeSet::new();
-        for topic in &body.topics {
-            for p in &topic.partitions {
-                let id = (topic.name.to_string(), p.partition_index);
-                if !seen.insert(id.clone()) {
-                    twice.insert(id);
-                }
-            }
-        }
-        let mut topics = Vec::with_capacity(body.topics.len());
-        for topic in body.topics {
-            let mut partitions = Vec::with_capacity(topic.partitions.len());
-            for p in &topic.partitions {
-                let answer = if twice.contains(&(topic.name.to_string(), p.partition_index)) {
+        let asked = body.topics.into_iter().flat_map(|topic| {
+            let of_topic = move |p: ListOffsetsPartition| (topic.name.clone(), p.partition_index, p);
+            topic.partitions.into_iter().map(of_topic)
+        });
+        let asked: Vec<_> = asked.collect();
+        let mut seen = HashSet::new();
+        let named = asked.iter().map(|(topic, index, _)| (topic.clone(), *index));
+        let twice: HashSet<_> = named.filter(|partition| !seen.insert(partition.clone())).collect();
+        let asked = each_once(asked);
+        let mut topics = Vec::with_capacity(asked.len());
+        for (topic, asked) in asked {
+            let mut partitions = Vec::with_capacity(asked.len());
+            for (index, p) in asked {
+                let answer = if unknown_level || twice.contains(&(topic.clone(), index)) {
                     Err(ResponseError::InvalidRequest)
                 } else {
-                    look_up(&broker, &image, &topic.name, p, version, sight).await
+                    look_up(&broker, &image, &topic, &p, version, sight).await
                 };
                 if let Err(e) = &answer {
                     broker.metrics.error(API.key as i16, e.code());
                 }
-                partitions.push(told(p.partition_index, answer, version));
+                partitions.push(told(index, answer, version));
             }
-            topics
-                .push(ListOffsetsTopicResponse::default().with_name(topic.name).with_partitions(partitions));
+            topics.push(ListOffsetsTopicResponse::default().with_name(topic).with_partitions(partitions));
         }
         ListOffsetsResponse::default().with_topics(topics)
     })
@@ -257,7 +258,7 @@ mod tests {
         assert_eq!(answer(&fixture, 7, &ask("gone", 0, LATEST)).await.0, 3);
         assert_eq!(answer(&fixture, 7, &ask("a", 1, LATEST)).await.0, 3);
         assert_eq!(answer(&fixture, 7, &ask("a", -1, LATEST)).await.0, 3);
-        for (epoch, code) in [(0, 74), (1, 0), (2, 75), (-1, 0)] {
+        for (epoch, code) in [(0, 74), (1, 0), (2, 75), (-1, 0), (-2, 74)] {
             let mut request = ask("a", 0, LATEST);
             request.topics[0].partitions[0].current_leader_epoch = epoch;
             assert_eq!(answer(&fixture, 7, &request).await.0, code, "epoch {epoch}");
@@ -266,6 +267,8 @@ mod tests {
         let again = twice.topics[0].partitions[0].clone();
         twice.topics[0].partitions.push(again);
         let response: ListOffsetsResponse = fixture.call(7, &twice).await;
-        assert!(response.topics[0].partitions.iter().all(|p| p.error_code == 42));
+        let codes: Vec<i16> = response.topics[0].partitions.iter().map(|p| p.error_code).collect();
+        assert_eq!(codes, [42], "once");
+        assert_eq!(answer(&fixture, 7, &ask("a", 0, LATEST).with_isolation_level(2)).await.0, 42);
     }
 }

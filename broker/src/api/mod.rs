@@ -52,6 +52,7 @@ mod offset_commit;
 mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
+mod once;
 pub mod partitions;
 mod produce;
 mod request;
@@ -284,7 +285,7 @@ fn text(s: impl Into<String>) -> StrBytes {
 /// Judges the leader epoch a client believes in (KIP-320); -1 means it has none.
 fn check_leader_epoch(current: i32, believed: i32) -> Result<(), ResponseError> {
     match believed {
-        believed if believed < 0 || believed == current => Ok(()),
+        believed if believed == -1 || believed == current => Ok(()),
         believed if believed < current => Err(ResponseError::FencedLeaderEpoch),
         _ => Err(ResponseError::UnknownLeaderEpoch),
     }

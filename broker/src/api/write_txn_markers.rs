@@ -1,5 +1,6 @@
 //! WriteTxnMarkers (27): a transaction's coordinator has it ended in partitions that this broker leads.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 
 use chronik_core::ids::{ProducerEpoch, ProducerId, TopicIdPartition};
@@ -13,6 +14,7 @@ use kafka_protocol::messages::write_txn_markers_response::{
 };
 use kafka_protocol::messages::{ApiKey, TopicName, WriteTxnMarkersRequest, WriteTxnMarkersResponse};
 
+use super::once::each_once;
 use super::{Api, Broker, Reply, Request, led_partition};
 use crate::storage::now_ms;
 
@@ -20,9 +22,8 @@ pub const API: Api = Api { key: ApiKey::WriteTxnMarkers, min: 1, max: 1, serve: 
 
 /// A marker on its way to the disk, and Kafka's error code then.
 type Appended = Pin<Box<dyn Future<Output = i16> + Send>>;
-
-/// A marker's topics, and what has become of it in each of their partitions.
-type Written = (ProducerId, Vec<(TopicName, Vec<(i32, Appended)>)>);
+/// What has become of a marker in a partition.
+type Written = (TopicName, i32, Appended);
 
 fn serve(mut request: Request) -> Reply {
     let body: WriteTxnMarkersRequest = match request.decode() {
@@ -33,43 +34,54 @@ fn serve(mut request: Request) -> Reply {
     request.later(async move {
         let (image, now_ms) = (broker.metadata.image(), now_ms());
         // All are on their way before any is waited for.
-        let written: Vec<Written> =
-            body.markers.into_iter().map(|marker| write(&broker, &image, marker, now_ms)).collect();
+        let mut written: BTreeMap<ProducerId, Vec<Written>> = BTreeMap::new();
+        for marker in body.markers {
+            // A producer's markers have one answer.
+            let producer_id = ProducerId(marker.producer_id.0);
+            written.entry(producer_id).or_default().extend(write(&broker, &image, marker, now_ms));
+        }
         let mut markers = Vec::with_capacity(written.len());
-        for (producer_id, topics) in written {
-            let mut results = Vec::with_capacity(topics.len());
-            for (name, partitions) in topics {
-                let mut outcomes = Vec::with_capacity(partitions.len());
-                for (partition, appended) in partitions {
-                    outcomes.push(outcome(&broker, partition, appended).await);
-                }
-                results
-                    .push(WritableTxnMarkerTopicResult::default().with_name(name).with_partitions(outcomes));
+        for (producer_id, partitions) in written.into_iter().filter(|(_, written)| !written.is_empty()) {
+            let mut outcomes = Vec::with_capacity(partitions.len());
+            for (topic, partition, appended) in partitions {
+                let code = appended.await;
+                broker.metrics.error(API.key as i16, code);
+                outcomes.push((topic, partition, code));
             }
-            let result = WritableTxnMarkerResult::default().with_topics(results);
+            let topics = each_once(outcomes).into_iter().map(|(name, codes)| {
+                let outcome = |(partition, code)| {
+                    let told = WritableTxnMarkerPartitionResult::default();
+                    told.with_partition_index(partition).with_error_code(code)
+                };
+                let partitions = codes.into_iter().map(outcome).collect();
+                WritableTxnMarkerTopicResult::default().with_name(name).with_partitions(partitions)
+            });
+            let result = WritableTxnMarkerResult::default().with_topics(topics.collect());
             markers.push(result.with_producer_id(producer_id.0.into()));
         }
         WriteTxnMarkersResponse::default().with_markers(markers)
     })
 }
 
-fn write(broker: &Broker, image: &MetadataImage, asked: WritableTxnMarker, now_ms: i64) -> Written {
+fn write(broker: &Broker, image: &MetadataImage, asked: WritableTxnMarker, now_ms: i64) -> Vec<Written> {
     let marker = EndMarker {
         producer_id: ProducerId(asked.producer_id.0),
         producer_epoch: ProducerEpoch(asked.producer_epoch),
         coordinator_epoch: asked.coordinator_epoch,
         commit: asked.transaction_result,
     };
-    let topics = asked.topics.into_iter().map(|topic| {
-        let appended = |partition| {
-            let appended = append(broker, image, &topic.name, partition, marker, now_ms);
-            appended.unwrap_or_else(|code| Box::pin(std::future::ready(code)))
-        };
-        let partitions = topic.partition_indexes.iter().map(|partition| (*partition, appended(*partition)));
-        let partitions = partitions.collect();
-        (topic.name, partitions)
+    let asked = asked.topics.iter().flat_map(|topic| {
+        topic.partition_indexes.iter().map(|partition| (topic.name.clone(), *partition, ()))
     });
-    (marker.producer_id, topics.collect())
+    let asked = each_once(asked).into_iter().flat_map(|(topic, partitions)| {
+        partitions.into_iter().map(move |(partition, ())| (topic.clone(), partition))
+    });
+    let written = asked.map(|(topic, partition)| {
+        let appended = append(broker, image, &topic, partition, marker, now_ms);
+        let appended = appended.unwrap_or_else(|code| Box::pin(std::future::ready(code)));
+        (topic, partition, appended)
+    });
+    written.collect()
 }
 
 fn append(
@@ -82,6 +94,9 @@ fn append(
 ) -> Result<Appended, i16> {
     let topic = image.topic(topic).ok_or(ResponseError::UnknownTopicOrPartition.code())?;
     led_partition(broker, topic, partition).map_err(|e| e.code())?;
+    if marker.producer_id.0 < 0 {
+        return Err(ResponseError::InvalidRequest.code());
+    }
     if &*topic.name == OFFSETS_TOPIC {
         // What the producer has committed for groups is decided in the same moment.
         let written = broker.groups.write_marker(partition, marker);
@@ -92,12 +107,6 @@ fn append(
     let journal = broker.logs.journal(id).ok_or(ResponseError::NotLeaderOrFollower.code())?;
     let durable = journal.append_marker(marker, now_ms).map_err(|refused| refused.kafka_code())?;
     Ok(Box::pin(async move { durable.await.map_or(ResponseError::KafkaStorageError.code(), |()| 0) }))
-}
-
-async fn outcome(broker: &Broker, partition: i32, appended: Appended) -> WritableTxnMarkerPartitionResult {
-    let code = appended.await;
-    broker.metrics.error(API.key as i16, code);
-    WritableTxnMarkerPartitionResult::default().with_partition_index(partition).with_error_code(code)
 }
 
 #[cfg(test)]
@@ -147,6 +156,11 @@ mod tests {
             let written = EndMarker { producer_id, producer_epoch, coordinator_epoch: 9, commit: true };
             assert_eq!(found, Some(written));
         }
+        let twice = vec![marker(7, true, "a", vec![0, 0]), marker(7, true, "a", vec![1, 0])];
+        assert_eq!(codes(&fixture, twice).await, [[[(0, 0), (1, 0)]]], "one answer for each producer");
+        assert_eq!(fixture.log("a", 0).offsets().high_watermark, 3, "and each marker once");
+        assert_eq!(codes(&fixture, vec![marker(7, true, "a", vec![])]).await.len(), 0);
+        assert_eq!(codes(&fixture, vec![marker(-1, true, "a", vec![0])]).await, [[[(0, 42)]]]);
         fixture.log("a", 0).refuse_appends(true);
         let told = codes(&fixture, vec![marker(7, true, "a", vec![0, 1])]).await;
         assert_eq!(told, [[[(0, 56), (1, 0)]]]);

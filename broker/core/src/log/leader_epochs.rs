@@ -57,9 +57,9 @@ impl LeaderEpochs {
 
     /// Where `requested` ends: the largest known epoch up to it, and the offset at which the next one begins, or
     /// `log_end` for the latest. Before the first known epoch the answer is that epoch's start. None (Kafka's
-    /// undefined epoch, -1) for a negative epoch or one we have not heard of.
+    /// undefined epoch, -1) for that one, and for one we have not heard of.
     pub fn end_offset_for(&self, requested: LeaderEpoch, log_end: Offset) -> Option<(LeaderEpoch, Offset)> {
-        if requested.0 < 0 {
+        if requested.0 == -1 {
             return None;
         }
         if self.latest() == Some(requested) {
@@ -139,6 +139,7 @@ mod tests {
         assert_eq!(end(2), Some((2, 10)));
         assert_eq!(end(1), Some((1, 5)), "older than all that is known");
         assert_eq!(end(8), None, "newer than all that is known");
+        assert_eq!(end(-2), Some((-2, 5)), "older still");
         assert_eq!(end(-1), None);
         assert_eq!(LeaderEpochs::default().end_offset_for(LeaderEpoch(0), 50), None);
     }

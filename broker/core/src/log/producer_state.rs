@@ -14,6 +14,8 @@ use crate::record_batch::{BatchHeader, EndMarker, Verified};
 
 /// A Java producer has at most this many batches under way; so many are recognised when they come again.
 pub(super) const BATCHES_KEPT: usize = 5;
+/// The epoch of a producer that has written nothing.
+const NO_EPOCH: ProducerEpoch = ProducerEpoch(-1);
 
 /// What is to be done with a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,8 +90,8 @@ pub struct ActiveProducer {
     pub epoch: ProducerEpoch,
     /// -1 where no batch is known.
     pub last_sequence: i32,
-    /// ms since 1970.
-    pub last_append_ms: i64,
+    /// The latest time of its last batch's records, or of its last marker if that came later, ms since 1970.
+    pub last_timestamp_ms: i64,
     /// -1 where no marker is known.
     pub coordinator_epoch: i32,
     pub transaction_start: Option<Offset>,
@@ -112,6 +114,12 @@ impl Producer {
             self.epoch = epoch;
             self.batches.clear();
         }
+    }
+
+    /// As operators see it; it is the appends' own times that decide who is forgotten.
+    fn last_timestamp_ms(&self) -> i64 {
+        let batch = self.batches.back().filter(|batch| batch.last_offset > self.marker_offset);
+        batch.map_or(self.last_append_ms, |batch| batch.append_time_ms)
     }
 
     /// The batch by which the log tells of this producer: its newest one, or the marker that has its epoch.
@@ -171,7 +179,7 @@ impl ProducerStateMap {
             id: *id,
             epoch: producer.epoch,
             last_sequence: producer.batches.back().map_or(-1, |batch| batch.last_sequence),
-            last_append_ms: producer.last_append_ms,
+            last_timestamp_ms: producer.last_timestamp_ms(),
             coordinator_epoch: producer.coordinator_epoch,
             transaction_start: producer.ongoing,
         })
@@ -228,13 +236,16 @@ impl ProducerStateMap {
                 append_time_ms: first.append_time_ms,
             });
         }
+        let stale = |current| Err(ProducerError::StaleEpoch { id, epoch, current });
+        if let Some(known) = known.filter(|known| epoch < known.epoch) {
+            return stale(known.epoch);
+        }
         if header.is_transactional() && marker.is_none() && !self.has_ongoing(id, epoch) {
             self.check_verified(id, sequence, verified)?;
         }
-        let Some(known) = known else { return Ok(Checked::Accept) };
-        if epoch < known.epoch {
-            return Err(ProducerError::StaleEpoch { id, epoch, current: known.epoch });
-        }
+        let Some(known) = known else {
+            return if epoch < NO_EPOCH { stale(NO_EPOCH) } else { Ok(Checked::Accept) };
+        };
         if let Some(marker) = marker {
             let (epoch, current) = (marker.coordinator_epoch, known.coordinator_epoch);
             let fenced = epoch < current;

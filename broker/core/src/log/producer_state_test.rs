@@ -44,6 +44,8 @@ fn sequences_and_epochs() {
     assert_eq!(offer(&mut map, 77, 0, 7, 1), Err(47), "fenced");
     assert_eq!(offer(&mut map, 77, 0, 5, 1), Err(47), "fenced, even when seen before");
     assert_eq!(offer(&mut map, 78, 0, 0, 1), Ok(Checked::Accept), "producers do not know each other");
+    assert_eq!(offer(&mut map, 79, -2, 0, 1), Err(47), "below the epoch of who has written nothing");
+    assert_eq!(offer(&mut map, 79, -1, 0, 1), Ok(Checked::Accept));
 }
 
 #[test]
@@ -269,11 +271,21 @@ fn older_producers_and_coordinators_are_fenced() {
         id: ProducerId(1),
         epoch: ProducerEpoch(4),
         last_sequence: 0,
-        last_append_ms: 0,
+        last_timestamp_ms: 0,
         coordinator_epoch: 5,
         transaction_start: None,
     };
     assert_eq!(active, [known]);
+}
+
+/// Kafka's: the records' time, or the marker's if that is the last that is known.
+#[test]
+fn operators_are_told_the_time_of_the_last_batch() {
+    let mut t = Transactions::new();
+    let told = |t: &Transactions| t.map.active().map(|known| known.last_timestamp_ms).collect::<Vec<_>>();
+    assert_eq!((t.write(1, 0, 0, 1), told(&t)), (OK, vec![1000]));
+    assert_eq!((t.end(1, 0, 0, true), told(&t)), (OK, vec![0]));
+    assert_eq!((t.write(1, 0, 1, 1), told(&t)), (OK, vec![1002]));
 }
 
 /// What a group coordinator writes for producers has no sequence.

@@ -7,6 +7,7 @@ use super::header::{
 use super::marker::EndMarker;
 use super::patch::{patch_base, patch_log_append_time, patch_max_timestamp};
 use super::records::Cursor;
+use super::records::RawRecord;
 use crate::ids::{LeaderEpoch, Offset};
 
 /// Who appends, as Kafka's `AppendOrigin`.
@@ -58,7 +59,8 @@ pub struct BatchLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stamp {
     Keep,
-    /// The producer miscalculated the latest of its records' times; Kafka corrects it, and so do we.
+    /// The producer miscalculated the latest of its records' times, or set attributes that are the broker's to set; Kafka
+    /// corrects it, and so do we.
     MaxTimestamp(i64),
     /// The topic takes the broker's time.
     LogAppendTime(i64),
@@ -135,20 +137,22 @@ pub fn check_produced(bytes: &[u8], limits: &BatchLimits) -> Result<BatchSummary
         return Err(BatchError::Control);
     }
 
-    let window = Window::of(limits);
+    let records = bytes.get(HEADER_LEN..).unwrap_or_default();
+    let demands = Demands::of(limits, &header);
     let latest = match compression {
-        Compression::None => {
-            walk(&header, bytes.get(HEADER_LEN..).unwrap_or_default(), &window, limits.needs_keys)?
-        }
-        _ => {
-            window.check(header.base_timestamp)?;
-            window.check(header.max_timestamp)?;
+        Compression::None => walk(&header, records, &demands)?,
+        codec => {
+            check_codec(codec, records)?;
+            demands.check_type()?;
+            demands.check_time(header.base_timestamp)?;
+            demands.check_time(header.max_timestamp)?;
             header.max_timestamp
         }
     };
+    let as_stored = latest == header.max_timestamp && header.attributes & !PRODUCER_BITS == 0;
     let (max_timestamp, stamp) = match limits.timestamp_type {
         TimestampType::LogAppendTime => (limits.now_ms, Stamp::LogAppendTime(limits.now_ms)),
-        TimestampType::CreateTime if latest == header.max_timestamp => (latest, Stamp::Keep),
+        TimestampType::CreateTime if as_stored => (latest, Stamp::Keep),
         TimestampType::CreateTime => (latest, Stamp::MaxTimestamp(latest)),
     };
     let verified = match limits.origin {
@@ -181,14 +185,11 @@ fn check_header(header: &BatchHeader, origin: Origin) -> Result<Compression, Bat
     if count <= 0 || last_offset_delta != count - 1 {
         return Err(BatchError::Count { count, last_offset_delta });
     }
-    if header.attributes & !PRODUCER_BITS != 0 {
-        return Err(BatchError::Attributes(header.attributes));
-    }
     let own = origin == Origin::Coordinator;
     if header.is_control() && !own {
         return Err(BatchError::Control);
     }
-    let numbered = header.producer_epoch.0 >= 0 && (own || header.base_sequence >= 0);
+    let numbered = own || header.base_sequence >= 0;
     let coherent = if header.has_producer() { numbered } else { !header.is_transactional() };
     if !coherent {
         return Err(BatchError::Producer {
@@ -197,10 +198,23 @@ fn check_header(header: &BatchHeader, origin: Origin) -> Result<Compression, Bat
             sequence: header.base_sequence,
         });
     }
-    if header.timestamp_type() == TimestampType::LogAppendTime {
-        return Err(BatchError::TimestampType);
-    }
     header.compression()
+}
+
+/// Whether compressed records begin as their codec has it. Who reads them would find nothing to read else. Snappy has two
+/// framings, and one of them has no mark.
+fn check_codec(codec: Compression, records: &[u8]) -> Result<(), BatchError> {
+    let right = match codec {
+        Compression::None | Compression::Snappy => true,
+        Compression::Gzip => records.starts_with(&[0x1f, 0x8b]),
+        Compression::Lz4 => records.starts_with(&[0x04, 0x22, 0x4d, 0x18]),
+        // A frame, or one that is to be skipped.
+        Compression::Zstd => {
+            records.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])
+                || matches!(records, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
+        }
+    };
+    if right { Ok(()) } else { Err(BatchError::NotOfCodec(codec)) }
 }
 
 /// Checks the records of a compressed batch for a compacted topic, opened: number, offsets, keys.
@@ -208,56 +222,98 @@ fn check_header(header: &BatchHeader, origin: Origin) -> Result<Compression, Bat
 /// # Errors
 /// As [`check_produced`] of uncompressed ones.
 pub fn check_opened(header: &BatchHeader, records: &[u8]) -> Result<(), BatchError> {
-    let any_time = Window { earliest_ms: i64::MIN, latest_ms: i64::MAX };
-    walk(header, records, &any_time, true).map(|_| ())
+    let demands =
+        Demands { earliest_ms: i64::MIN, latest_ms: i64::MAX, needs_keys: true, stamps_twice: false };
+    walk(header, records, &demands).map(|_| ())
+}
+
+/// Which records of a batch were the reason that [`check_produced`] has refused it, and what each is refused for (KIP-467).
+/// None for what is wrong with the batch as a whole, or if the records are compressed.
+pub fn refused_records(bytes: &[u8], limits: &BatchLimits) -> Vec<(i32, BatchError)> {
+    let Ok(header) = BatchHeader::parse(bytes) else { return Vec::new() };
+    let demands = Demands::of(limits, &header);
+    let mut cursor = Cursor(bytes.get(HEADER_LEN..).unwrap_or_default());
+    let mut refused = Vec::new();
+    if header.compression() != Ok(Compression::None) {
+        return refused;
+    }
+    for index in 0..header.record_count {
+        let Ok(record) = cursor.record() else { break };
+        let Ok(timestamp) = time_of(&header, &record) else { break };
+        refused.extend(demands.check(index, &record, timestamp).err().map(|why| (index, why)));
+    }
+    refused
 }
 
 /// Walks through uncompressed records; returns the latest of their times.
-fn walk(header: &BatchHeader, records: &[u8], window: &Window, needs_keys: bool) -> Result<i64, BatchError> {
+fn walk(header: &BatchHeader, records: &[u8], demands: &Demands) -> Result<i64, BatchError> {
     let mut cursor = Cursor(records);
     let mut latest = NO_TIMESTAMP;
+    let mut refused = None;
     for index in 0..header.record_count {
         let fail = |error| BatchError::Record { index, error };
         let record = cursor.record().map_err(fail)?;
         if record.offset_delta != index {
             return Err(fail(RecordError::OffsetDelta(record.offset_delta)));
         }
-        if needs_keys && record.key.is_none() {
-            return Err(BatchError::NoKey(index));
+        let timestamp = time_of(header, &record).map_err(fail)?;
+        if let Err(why) = demands.check(index, &record, timestamp) {
+            // A wrong time is told before a missing key, wherever it is.
+            refused = match refused {
+                None | Some(BatchError::NoKey(_)) => Some(why),
+                time => time,
+            };
         }
-        let timestamp = header
-            .base_timestamp
-            .checked_add(record.timestamp_delta)
-            .ok_or_else(|| fail(RecordError::Timestamp))?;
-        window.check(timestamp)?;
         latest = latest.max(timestamp);
     }
     if !cursor.0.is_empty() {
         let error = RecordError::Excess(cursor.0.len());
         return Err(BatchError::Record { index: header.record_count, error });
     }
-    Ok(latest)
+    refused.map_or(Ok(latest), Err)
 }
 
-/// The times that a topic accepts. Under LogAppendTime the producer's are of no account.
-struct Window {
+fn time_of(header: &BatchHeader, record: &RawRecord<'_>) -> Result<i64, RecordError> {
+    header.base_timestamp.checked_add(record.timestamp_delta).ok_or(RecordError::Timestamp)
+}
+
+/// What a topic demands of each record. Under LogAppendTime the producer's times are of no account.
+struct Demands {
     earliest_ms: i64,
     latest_ms: i64,
+    needs_keys: bool,
+    /// The topic has the broker's time, and the producer says that its batch has it already.
+    stamps_twice: bool,
 }
 
-impl Window {
-    fn of(limits: &BatchLimits) -> Window {
-        match limits.timestamp_type {
-            TimestampType::LogAppendTime => Window { earliest_ms: i64::MIN, latest_ms: i64::MAX },
-            TimestampType::CreateTime => Window {
-                earliest_ms: limits.now_ms.saturating_sub(limits.before_max_ms),
-                latest_ms: limits.now_ms.saturating_add(limits.after_max_ms),
-            },
-        }
+impl Demands {
+    fn of(limits: &BatchLimits, header: &BatchHeader) -> Demands {
+        let stamps = limits.timestamp_type == TimestampType::LogAppendTime;
+        let (earliest_ms, latest_ms) = match limits.timestamp_type {
+            TimestampType::LogAppendTime => (i64::MIN, i64::MAX),
+            TimestampType::CreateTime => (
+                limits.now_ms.saturating_sub(limits.before_max_ms),
+                limits.now_ms.saturating_add(limits.after_max_ms),
+            ),
+        };
+        let stamps_twice = stamps && header.timestamp_type() == TimestampType::LogAppendTime;
+        Demands { earliest_ms, latest_ms, needs_keys: limits.needs_keys, stamps_twice }
     }
 
-    fn check(&self, timestamp_ms: i64) -> Result<(), BatchError> {
-        let Window { earliest_ms, latest_ms } = *self;
+    fn check(&self, index: i32, record: &RawRecord<'_>, timestamp_ms: i64) -> Result<(), BatchError> {
+        if self.needs_keys && record.key.is_none() {
+            return Err(BatchError::NoKey(index));
+        }
+        self.check_type()?;
+        self.check_time(timestamp_ms)
+    }
+
+    fn check_type(&self) -> Result<(), BatchError> {
+        if self.stamps_twice { Err(BatchError::TimestampType) } else { Ok(()) }
+    }
+
+    fn check_time(&self, timestamp_ms: i64) -> Result<(), BatchError> {
+        let Demands { earliest_ms, latest_ms, .. } = *self;
         if timestamp_ms == NO_TIMESTAMP || (earliest_ms..=latest_ms).contains(&timestamp_ms) {
             Ok(())
         } else {

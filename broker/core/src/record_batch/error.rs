@@ -5,6 +5,8 @@
 
 use thiserror::Error;
 
+use super::header::Compression;
+
 const CORRUPT_MESSAGE: i16 = 2;
 const MESSAGE_TOO_LARGE: i16 = 10;
 const INVALID_TIMESTAMP: i16 = 32;
@@ -42,22 +44,23 @@ pub enum BatchError {
     /// No records, or offsets that do not fit their number.
     #[error("record count {count} and last offset delta {last_offset_delta} do not agree")]
     Count { count: i32, last_offset_delta: i32 },
-    /// Attribute bits that no producer may set (the delete horizon's among them). Kafka stores them.
-    #[error("attributes {0:#06x} have bits that a producer may not set")]
-    Attributes(i16),
     /// Commit and abort markers are written by coordinators only.
     #[error("clients may not write control batches")]
     Control,
-    /// Codec 5, 6 or 7.
+    /// Codec 5, 6 or 7. Kafka's server trips over them (UNKNOWN_SERVER_ERROR).
     #[error("unknown compression codec {0}")]
     Compression(u8),
     /// The records are compressed and were to be read as they lie.
     #[error("the records are compressed")]
     Compressed,
-    /// A producer id without an epoch or a sequence, or a transactional batch without a producer id.
+    /// The records are not what the attributes say they are compressed with. Kafka's attempt to open them fails on the
+    /// server (UNKNOWN_SERVER_ERROR).
+    #[error("the records are not compressed with {0:?}, as the attributes say")]
+    NotOfCodec(Compression),
+    /// A producer id without a sequence, or a transactional batch without a producer id.
     #[error("producer id {id}, epoch {epoch} and sequence {sequence} do not make sense together")]
     Producer { id: i64, epoch: i16, sequence: i32 },
-    /// The producer marked its batch as stamped by the broker.
+    /// The producer marked its batch as stamped by the broker, and the topic is one where the broker does that.
     #[error("a producer may not set the timestamp type LogAppendTime")]
     TimestampType,
     /// A record's time lies outside `message.timestamp.before.max.ms` or `.after.max.ms`.
@@ -95,6 +98,11 @@ pub enum RecordError {
 }
 
 impl BatchError {
+    /// Whether the bytes are not even one batch of magic 2: a request with those is refused before a log is asked.
+    pub fn is_of_request(&self) -> bool {
+        matches!(self, BatchError::Truncated { .. } | BatchError::OldMagic(_) | BatchError::TrailingBytes(_))
+    }
+
     /// Kafka's error code for a produce request with such a batch.
     pub fn kafka_code(&self) -> i16 {
         match self {
@@ -109,9 +117,9 @@ impl BatchError {
             | BatchError::TrailingBytes(_)
             | BatchError::BaseOffset(_)
             | BatchError::Count { .. }
-            | BatchError::Attributes(_)
             | BatchError::Control
             | BatchError::Compressed
+            | BatchError::NotOfCodec(_)
             | BatchError::Producer { .. }
             | BatchError::NoKey(_)
             | BatchError::Record { .. } => INVALID_RECORD,

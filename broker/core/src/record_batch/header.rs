@@ -23,8 +23,9 @@ pub(super) const LOG_APPEND_TIME_BIT: i16 = 0x08;
 pub(super) const TRANSACTIONAL_BIT: i16 = 0x10;
 pub(super) const CONTROL_BIT: i16 = 0x20;
 pub(super) const DELETE_HORIZON_BIT: i16 = 0x40;
-/// What a producer may set: codec, timestamp type, transactional, control (refused by name).
-pub(super) const PRODUCER_BITS: i16 = 0x3f;
+/// What is a producer's to set: codec, transactional, and control, which is refused by name. The rest is the broker's: of what
+/// a producer says it is taken out.
+pub(super) const PRODUCER_BITS: i16 = COMPRESSION_MASK | TRANSACTIONAL_BIT | CONTROL_BIT;
 
 /// The codec of a batch's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

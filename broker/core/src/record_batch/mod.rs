@@ -25,7 +25,9 @@ mod tests;
 
 pub use batches::{Batches, Crc};
 pub use builder::BatchBuilder;
-pub use check::{BatchLimits, BatchSummary, Origin, Stamp, Verified, check_opened, check_produced};
+pub use check::{
+    BatchLimits, BatchSummary, Origin, Stamp, Verified, check_opened, check_produced, refused_records,
+};
 pub use error::{BatchError, RecordError};
 pub use header::{BatchHeader, Compression, HEADER_LEN, MAGIC, NO_TIMESTAMP, TimestampType};
 pub use marker::EndMarker;

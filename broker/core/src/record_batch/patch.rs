@@ -3,6 +3,7 @@
 use super::error::BatchError;
 use super::header::{
     ATTRIBUTES_AT, BatchHeader, CRC_AT, CRC_COVERS_FROM, HEADER_LEN, LOG_APPEND_TIME_BIT, MAX_TIMESTAMP_AT,
+    PRODUCER_BITS,
 };
 use crate::ids::{LeaderEpoch, Offset};
 
@@ -29,7 +30,7 @@ pub fn patch_log_append_time(buf: &mut [u8], now_ms: i64) -> Result<(), BatchErr
     patch_timestamp(buf, now_ms, LOG_APPEND_TIME_BIT)
 }
 
-/// Corrects the batch's latest timestamp, and computes its checksum anew.
+/// Corrects the batch's latest timestamp, takes out the attributes that are not a producer's, and computes its checksum anew.
 ///
 /// # Errors
 /// Those of [`patch_log_append_time`].
@@ -41,7 +42,7 @@ fn patch_timestamp(buf: &mut [u8], timestamp_ms: i64, set_bits: i16) -> Result<(
     let header = BatchHeader::parse(buf)?;
     let (have, want) = (buf.len(), header.size_in_bytes());
     let batch = buf.get_mut(..want).ok_or(BatchError::Truncated { have, want })?;
-    let attributes = header.attributes | set_bits;
+    let attributes = (header.attributes & PRODUCER_BITS) | set_bits;
     batch[ATTRIBUTES_AT..ATTRIBUTES_AT + 2].copy_from_slice(&attributes.to_be_bytes());
     batch[MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8].copy_from_slice(&timestamp_ms.to_be_bytes());
     let crc = crc32c::crc32c(&batch[CRC_COVERS_FROM..]);

@@ -103,12 +103,11 @@ fn refusals_and_their_codes() {
         ("too few records", with(with(good(), 57, &[0, 0, 0, 2]), 23, &[0, 0, 0, 1]), 87),
         ("control", BatchBuilder::new().control().record(NOW, None, None).build(), 87),
         ("codec 5", with(good(), 22, &[5]), 76),
-        ("delete horizon bit", with(good(), 22, &[0x40]), 87),
-        ("undefined bit", with(good(), 21, &[0x80]), 87),
+        ("plain records said to be gzip", with(good(), 22, &[1]), 87),
+        ("plain records said to be lz4", with(good(), 22, &[3]), 87),
+        ("plain records said to be zstd", with(good(), 22, &[4]), 87),
         ("no sequence", idempotent(5, 0, -1).record(NOW, None, None).build(), 87),
-        ("no producer epoch", idempotent(5, -1, 0).record(NOW, None, None).build(), 87),
         ("transaction of nobody", BatchBuilder::new().transactional().record(NOW, None, None).build(), 87),
-        ("LogAppendTime from a producer", with(good(), 22, &[8]), 32),
         ("the future", BatchBuilder::new().record(NOW + 3_600_001, None, None).build(), 32),
         ("offset delta 4", with_body(&[0, 0, 8, 1, 1, 0]), 87),
         ("key beyond the record", with_body(&[0, 0, 0, 0x7e, 1, 0]), 87),
@@ -143,6 +142,11 @@ fn what_kafka_lets_pass_passes() {
     for (name, bytes) in [
         ("sequence without producer", with(good(), 53, &0i32.to_be_bytes())),
         ("producer -5", with(good(), 43, &(-5i64).to_be_bytes())),
+        (
+            "no producer epoch",
+            BatchBuilder::new().producer(ProducerId(5), ProducerEpoch(-1), 0).record(NOW, None, None).build(),
+        ),
+        ("LogAppendTime from a producer", with(good(), 22, &[8])),
         ("no time", BatchBuilder::new().record(NO_TIMESTAMP, None, None).build()),
         ("time before 1970", BatchBuilder::new().record(-9, None, None).build()),
         ("record attributes", with_body(&[7, 0, 0, 1, 1, 0])),
@@ -162,6 +166,39 @@ fn a_wrong_max_timestamp_is_corrected() {
         summary.patch(&mut bytes, 0, LeaderEpoch(-1)).unwrap();
         assert_eq!(bytes, golden());
     }
+}
+
+#[test]
+fn attributes_that_are_the_brokers_are_taken_out() {
+    // The time's type, the delete horizon, and a bit that means nothing.
+    for set in [[0, 0x08], [0, 0x40], [0x80, 0]] {
+        let mut bytes = with(golden(), 21, &set);
+        let summary = check_produced(&bytes, &limits()).unwrap();
+        assert_eq!(summary.stamp, Stamp::MaxTimestamp(NOW + 5));
+        summary.patch(&mut bytes, 0, LeaderEpoch(-1)).unwrap();
+        assert_eq!(bytes, golden(), "{set:?}");
+    }
+    let stamped = BatchLimits { timestamp_type: TimestampType::LogAppendTime, ..limits() };
+    let twice = with(golden(), 22, &[8]);
+    assert_eq!(check_produced(&twice, &stamped).unwrap_err().kafka_code(), 32);
+    let all: Vec<_> = (0..3).map(|index| (index, BatchError::TimestampType)).collect();
+    assert_eq!(refused_records(&twice, &stamped), all);
+}
+
+#[test]
+fn records_that_are_to_blame_are_named() {
+    let late = NOW + 3_600_001;
+    let bytes = BatchBuilder::new()
+        .record(NOW, None, None)
+        .record(NOW, Some(b"k"), None)
+        .record(late, Some(b"k"), None)
+        .build();
+    let keyed = BatchLimits { needs_keys: true, ..limits() };
+    let index = |(index, _): &(i32, BatchError)| *index;
+    assert_eq!(refused_records(&bytes, &limits()).iter().map(index).collect::<Vec<_>>(), [2]);
+    assert_eq!(refused_records(&bytes, &keyed).iter().map(index).collect::<Vec<_>>(), [0, 2]);
+    assert_eq!(check_produced(&bytes, &keyed).unwrap_err().kafka_code(), 32, "the time's error is told");
+    assert!(refused_records(&bytes[..65], &keyed).is_empty());
 }
 
 #[test]
@@ -189,7 +226,7 @@ fn the_brokers_fields_are_written_in_place() {
 #[test]
 fn compressed_batches_are_judged_by_their_header() {
     let future = NOW + 3_600_001;
-    let gzip = with(golden(), 22, &[1]);
+    let gzip = with(with(golden(), 22, &[1]), 61, &[0x1f, 0x8b]);
     assert_eq!(check_produced(&gzip, &limits()).unwrap().compression, Compression::Gzip);
     assert_eq!(RecordIter::new(&gzip).unwrap_err(), BatchError::Compressed);
     let late = with(gzip, 35, &future.to_be_bytes());

@@ -293,15 +293,19 @@ fn batches(pair: &mut Pair<'_>, v: i16) -> Result<()> {
 
 /// acks=0: the next answer is that of the next request.
 fn unanswered(pair: &mut Pair<'_>, v: i16) -> Result<()> {
-    let body = json_with(produced("decided", 1, &json!({})), &json!({"Acks": 0}));
+    let topic = format!("unanswered-{v}");
+    create(pair, &topic, 1, &[])?;
+    let body = json_with(produced(&topic, 0, &json!({})), &json!({"Acks": 0}));
     pair.send("main", "Produce", v, &body)?;
     pair.ask("Metadata", 12, json!({"Topics": []}))?;
-    let list = json!({"ReplicaId": -1, "Topics": [{"Name": "decided", "Partitions": [
-        {"PartitionIndex": 1, "Timestamp": -1},
+    let list = json!({"ReplicaId": -1, "Topics": [{"Name": topic, "Partitions": [
+        {"PartitionIndex": 0, "Timestamp": -1},
     ]}]});
+    // Nobody has waited for the record to be committed.
+    pair.until("ListOffsets", &list, |a| a.pointer("/Topics/0/Partitions/0/Offset") == Some(&json!(1)))?;
     pair.ask("ListOffsets", 10, list)?;
     // An error cannot be told either: the connection is closed, and the next request finds it so.
-    let body = json_with(produced("decided", 9, &json!({})), &json!({"Acks": 0}));
+    let body = json_with(produced(&topic, 9, &json!({})), &json!({"Acks": 0}));
     pair.send("main", "Produce", v, &body)?;
     let metadata = pair.send("main", "Metadata", 12, &json!({"Topics": []}))?;
     pair.receive(metadata)?;

@@ -4,6 +4,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use chronik_core::log::AbortedTransaction;
+use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::StrBytes;
 
@@ -25,6 +26,30 @@ pub struct PartitionAnswer {
     /// For a reader of decided records: whose it leaves out.
     pub aborted: Option<Vec<AbortedTransaction>>,
     pub records: Vec<Bytes>,
+}
+
+impl PartitionAnswer {
+    pub fn refused(index: i32, error: ResponseError) -> PartitionAnswer {
+        let answer = PartitionAnswer {
+            index,
+            error_code: error.code(),
+            high_watermark: -1,
+            last_stable: -1,
+            log_start: -1,
+            diverging: None,
+            current_leader: None,
+            aborted: None,
+            records: Vec::new(),
+        };
+        // What Kafka refuses before it asks a log has an empty list there.
+        PartitionAnswer { aborted: answer.is_of_nobody().then(Vec::new), ..answer }
+    }
+
+    /// Whether the metadata knows no such partition.
+    pub fn is_of_nobody(&self) -> bool {
+        let unknown = [ResponseError::UnknownTopicOrPartition, ResponseError::UnknownTopicId];
+        unknown.iter().any(|error| error.code() == self.error_code)
+    }
 }
 
 /// A leader a client did not know where to find (from version 16 on).

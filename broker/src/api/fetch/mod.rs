@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use chronik_core::ids::BrokerId;
 use chronik_core::metadata::MetadataImage;
+use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::messages::fetch_request::FetchRequest;
 
@@ -33,6 +34,9 @@ const SMALL: usize = 64 << 10;
 /// The first version that names topics by id.
 const BY_ID: i16 = 13;
 
+const READ_COMMITTED: i8 = 1;
+const ISOLATION_LEVELS: std::ops::RangeInclusive<i8> = 0..=READ_COMMITTED;
+
 fn serve(mut request: Request) -> Reply {
     if request.body.len() <= SMALL {
         request.permit = RequestPermit::none();
@@ -42,6 +46,9 @@ fn serve(mut request: Request) -> Reply {
         Err(close) => return close,
     };
     let version = request.head.version;
+    if !ISOLATION_LEVELS.contains(&body.isolation_level) {
+        return refused(&request, whole(&body, version, ResponseError::InvalidRequest));
+    }
     let asked = match version {
         ..7 => Asked { session_id: 0, epoch: -1, by_id: false },
         _ => Asked { session_id: body.session_id, epoch: body.session_epoch, by_id: version >= BY_ID },
@@ -49,8 +56,9 @@ fn serve(mut request: Request) -> Reply {
     let replica = if version >= 15 { body.replica_state.replica_id.0 } else { body.replica_id.0 };
     let reader = Reader {
         replica: (replica >= 0).then_some(BrokerId(replica)),
-        read_committed: body.isolation_level == 1,
-        max_bytes: usize::try_from(body.max_bytes).unwrap_or(0).min(request.broker.config.fetch_bytes_max),
+        read_committed: body.isolation_level == READ_COMMITTED,
+        max_bytes: i64::from(body.max_bytes)
+            .min(i64::try_from(request.broker.config.fetch_bytes_max).unwrap_or(i64::MAX)),
     };
     let context = request.broker.fetch_sessions.begin(
         asked,
@@ -59,16 +67,11 @@ fn serve(mut request: Request) -> Reply {
         Instant::now(),
     );
     if let Context::Refused(error) = context {
-        request.broker.metrics.error(API.key as i16, error.code());
-        let refused = FetchAnswer { error_code: error.code(), ..FetchAnswer::default() };
-        return match encode(refused, request.head.correlation_id, version) {
-            Ok(frame) => Reply::Now(frame),
-            Err(e) => Reply::Close(e.to_string()),
-        };
+        return refused(&request, FetchAnswer { error_code: error.code(), ..FetchAnswer::default() });
     }
     let deadline = request.received + Duration::from_millis(u64::try_from(body.max_wait_ms).unwrap_or(0));
     // More than a response may hold need not be waited for.
-    let min_bytes = usize::try_from(body.min_bytes).unwrap_or(0).min(reader.max_bytes);
+    let min_bytes = usize::try_from(i64::from(body.min_bytes).min(reader.max_bytes)).unwrap_or(0);
     Reply::Later(Box::pin(async move {
         let head = request.head.clone();
         let broker = request.broker.clone();
@@ -79,6 +82,27 @@ fn serve(mut request: Request) -> Reply {
         }
         frame.map_err(|e| tracing::error!(version = head.version, "fetch: {e}")).ok()
     }))
+}
+
+fn refused(request: &Request, answer: FetchAnswer) -> Reply {
+    request.broker.metrics.error(API.key as i16, answer.error_code);
+    match encode(answer, request.head.correlation_id, request.head.version) {
+        Ok(frame) => Reply::Now(frame),
+        Err(e) => Reply::Close(e.to_string()),
+    }
+}
+
+/// What Kafka answers when a request as a whole is at fault: up to the version that names topics by id, the error stands in
+/// each partition, too.
+fn whole(body: &FetchRequest, version: i16, error: ResponseError) -> FetchAnswer {
+    let topics = body.topics.iter().filter(|_| version < BY_ID).map(|topic| {
+        let refused =
+            |index| PartitionAnswer { aborted: Some(Vec::new()), ..PartitionAnswer::refused(index, error) };
+        let partitions = topic.partitions.iter().map(|p| refused(p.partition)).collect();
+        (TopicKey::Name(topic.topic.clone()), partitions)
+    });
+    let topics = topics.collect();
+    FetchAnswer { error_code: error.code(), session_id: body.session_id, topics, endpoints: Vec::new() }
 }
 
 async fn fetch(
@@ -114,7 +138,10 @@ async fn fetch(
     }
     let mut answered = compose(&broker, context, pass);
     if head.version >= 16 {
-        answered.endpoints = endpoints(&answered, &image, &conn.listener);
+        // Other brokers know where they are.
+        if reader.replica.is_none() {
+            answered.endpoints = endpoints(&answered, &image, &conn.listener);
+        }
     } else {
         // The leader's name alone came with version 12, but Kafka sends it only with its address.
         answered.topics.iter_mut().flat_map(|(_, p)| p).for_each(|p| p.current_leader = None);
@@ -145,11 +172,15 @@ fn compose(broker: &Arc<Broker>, context: Context, pass: Pass) -> FetchAnswer {
             }
         }
     };
+    let told = wanted.into_iter().zip(pass.results).zip(tell).filter(|(_, tell)| *tell);
+    let mut told: Vec<_> = told.map(|((wanted, result), _)| (wanted.key.topic, result.answer)).collect();
+    // As in Kafka, what nobody knows comes behind what was read.
+    told.sort_by_key(|(_, answer)| answer.is_of_nobody());
     let mut topics: Vec<(TopicKey, Vec<PartitionAnswer>)> = Vec::new();
-    for ((wanted, result), _) in wanted.into_iter().zip(pass.results).zip(tell).filter(|(_, tell)| *tell) {
+    for (key, answer) in told {
         match topics.last_mut() {
-            Some((topic, partitions)) if *topic == wanted.key.topic => partitions.push(result.answer),
-            _ => topics.push((wanted.key.topic, vec![result.answer])),
+            Some((topic, partitions)) if *topic == key => partitions.push(answer),
+            _ => topics.push((key, vec![answer])),
         }
     }
     FetchAnswer { error_code: 0, session_id, topics, endpoints: Vec::new() }

@@ -18,8 +18,8 @@ pub struct Reader {
     /// Another broker, if not a consumer.
     pub replica: Option<BrokerId>,
     pub read_committed: bool,
-    /// Bytes of records in one response.
-    pub max_bytes: usize,
+    /// Bytes of records in one response. Below 0, none can be read.
+    pub max_bytes: i64,
 }
 
 /// What one pass over the partitions found.
@@ -60,16 +60,15 @@ impl PartitionResult {
 /// Reads all partitions, in order, until the limit of bytes is reached: the rest is answered without records.
 pub async fn read_all(broker: &Broker, image: &MetadataImage, wanted: &[Wanted], reader: Reader) -> Pass {
     let mut pass = Pass { results: Vec::with_capacity(wanted.len()), bytes: 0, urgent: false };
+    let mut room = reader.max_bytes;
     for partition in wanted {
-        let room = reader.max_bytes.saturating_sub(pass.bytes);
         let result = match read_one(broker, image, partition, reader, room, pass.bytes == 0).await {
             Ok(result) => result,
-            Err(error) => PartitionResult {
-                answer: refused(image, partition, error, reader.read_committed),
-                source: None,
-            },
+            Err(error) => PartitionResult { answer: refused(image, partition, error), source: None },
         };
-        pass.bytes += result.answer.records.iter().map(Bytes::len).sum::<usize>();
+        let bytes = result.answer.records.iter().map(Bytes::len).sum::<usize>();
+        pass.bytes += bytes;
+        room = room.saturating_sub_unsigned(bytes as u64).max(0);
         pass.urgent |= result.told().is_special;
         pass.results.push(result);
     }
@@ -81,7 +80,7 @@ async fn read_one(
     image: &MetadataImage,
     wanted: &Wanted,
     reader: Reader,
-    room: usize,
+    room: i64,
     first: bool,
 ) -> Result<PartitionResult, ResponseError> {
     let PartitionKey { topic, partition } = &wanted.key;
@@ -92,7 +91,8 @@ async fn read_one(
         }
     };
     let led = led_partition(broker, topic, *partition)?;
-    check_leader_epoch(led.leader_epoch.0, wanted.current_leader_epoch)?;
+    // Here, every negative epoch means none.
+    check_leader_epoch(led.leader_epoch.0, wanted.current_leader_epoch.max(-1))?;
     if reader.replica.is_some() {
         // Replication between brokers is not part of this version: no other broker is a replica, and is told
         // what Kafka tells one that is not.
@@ -131,12 +131,17 @@ async fn read_one(
             .ok_or(ResponseError::OffsetOutOfRange)?;
         if epoch.0 < wanted.last_fetched_epoch || end < wanted.offset {
             answer.diverging = Some((epoch.0, end));
+            answer.aborted = None;
             return Ok(PartitionResult { answer, source });
         }
     }
     let end = if reader.read_committed { offsets.last_stable } else { offsets.high_watermark };
-    let limit = room.min(usize::try_from(wanted.max_bytes).unwrap_or(0));
-    if wanted.offset < end && (limit > 0 || first) {
+    if wanted.offset < end {
+        let limit = usize::try_from(room.min(i64::from(wanted.max_bytes)));
+        let limit = limit.map_err(|_| ResponseError::InvalidRequest)?;
+        if limit == 0 && !first {
+            return Ok(PartitionResult { answer, source });
+        }
         let read = match reader.read_committed {
             true => log.read_committed(wanted.offset, end, limit, first),
             false => log.read(wanted.offset, end, limit, first),
@@ -161,12 +166,7 @@ async fn read_one(
     Ok(PartitionResult { answer, source })
 }
 
-fn refused(
-    image: &MetadataImage,
-    wanted: &Wanted,
-    error: ResponseError,
-    read_committed: bool,
-) -> PartitionAnswer {
+fn refused(image: &MetadataImage, wanted: &Wanted, error: ResponseError) -> PartitionAnswer {
     let topic = match &wanted.key.topic {
         TopicKey::Name(name) => image.topic(name),
         TopicKey::Id(id) => image.topic_by_id(chronik_core::ids::TopicId(*id)),
@@ -174,14 +174,7 @@ fn refused(
     let elsewhere = matches!(error, ResponseError::NotLeaderOrFollower | ResponseError::FencedLeaderEpoch);
     let current = topic.filter(|_| elsewhere).and_then(|t| t.partition(wanted.key.partition));
     PartitionAnswer {
-        index: wanted.key.partition,
-        error_code: error.code(),
-        high_watermark: -1,
-        last_stable: -1,
-        log_start: -1,
-        diverging: None,
         current_leader: current.map(|p| (p.leader.0, p.leader_epoch.0)),
-        aborted: read_committed.then(Vec::new),
-        records: Vec::new(),
+        ..PartitionAnswer::refused(wanted.key.partition, error)
     }
 }

@@ -100,6 +100,46 @@ async fn limits_give_whole_batches_and_at_least_one() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_meant_is_refused_as_kafka_refuses_it() {
+    let fixture = filled(3).await;
+    for version in 4..=18 {
+        let request = ask(&fixture, version, vec![part(0, 0)]).with_isolation_level(2).with_session_id(7);
+        let request = if version < 7 { request.with_session_id(0).with_session_epoch(-1) } else { request };
+        let response: FetchResponse = fixture.call(version, &request).await;
+        assert_eq!(response.session_id, request.session_id, "it is given back");
+        assert_eq!(response.error_code, if version < 7 { 0 } else { 42 });
+        let partitions = response.responses.iter().flat_map(|topic| &topic.partitions);
+        let told: Vec<_> = partitions.map(|p| (p.error_code, p.high_watermark)).collect();
+        assert_eq!(told, if version < 13 { vec![(42, -1)] } else { vec![] }, "version {version}");
+    }
+    // Negative sizes: of the request, the first partition's read; of a partition, its own.
+    let codes = async |request: FetchRequest| -> Vec<(i16, usize)> {
+        let response: FetchResponse = fixture.call(12, &request).await;
+        response.responses[0].partitions.iter().map(|p| (p.error_code, bytes(p))).collect()
+    };
+    let all = || vec![part(0, 30), part(1, 0), part(2, 0)];
+    let request = ask(&fixture, 12, all()).with_max_bytes(-1);
+    assert_eq!(codes(request).await, [(0, 0), (0, 1000), (0, 0)], "at the end nothing is read");
+    let request = ask(&fixture, 12, vec![part(1, 0), part(2, 0)]).with_max_bytes(-1);
+    assert_eq!(codes(request).await, [(42, 0), (0, 1000)]);
+    let negative = part(1, 0).with_partition_max_bytes(-1);
+    assert_eq!(codes(ask(&fixture, 12, vec![negative, part(2, 0)])).await, [(42, 0), (0, 3000)]);
+}
+
+#[tokio::test]
+async fn what_nobody_knows_comes_last() {
+    let fixture = filled(2).await;
+    let request = ask(&fixture, 12, vec![part(7, 0), part(0, 0), part(8, 0), part(1, 99)]);
+    let response: FetchResponse = fixture.call(12, &request).await;
+    let partitions = &response.responses[0].partitions;
+    let told: Vec<_> = partitions.iter().map(|p| (p.partition_index, p.error_code)).collect();
+    assert_eq!(told, [(0, 0), (1, 1), (7, 3), (8, 3)]);
+    // An empty list, and none.
+    let aborted: Vec<_> = partitions.iter().map(|p| p.aborted_transactions.is_some()).collect();
+    assert_eq!(aborted, [false, false, true, true]);
+}
+
+#[tokio::test]
 async fn the_brokers_own_limit_counts_too() {
     let fixture = Fixture::with(&[("fetch.max.bytes", "1500")]).await;
     fixture.create_topic("a", 1).await;

@@ -10,7 +10,7 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::produce_request::ProduceRequest;
 use kafka_protocol::messages::{TopicName, TransactionalId};
 
-use super::{code, topic_of};
+use super::{Refusal, code, topic_of};
 use crate::api::{Broker, text};
 
 /// From this version on, a partition is added to a transaction by writing to it.
@@ -20,7 +20,7 @@ const ABORTABLE_FROM: i16 = 11;
 
 /// Topic and partition of a batch, by their places in the request.
 type Place = (usize, usize);
-type Word = Result<Verified, (i16, String)>;
+type Word = Result<Verified, Refusal>;
 
 /// What coordinators say of a request's batches.
 #[derive(Default)]
@@ -101,7 +101,7 @@ fn questions(broker: &Broker, produce: &ProduceRequest, version: i16) -> Vec<Ask
 }
 
 /// What a client of this version is told when the coordinator has no good word.
-fn refusal(error: ResponseError, version: i16) -> (i16, String) {
+fn refusal(error: ResponseError, version: i16) -> Refusal {
     let error = match error {
         // Producers know that word alone.
         ResponseError::ProducerFenced => ResponseError::InvalidProducerEpoch,
@@ -114,7 +114,7 @@ fn refusal(error: ResponseError, version: i16) -> (i16, String) {
         | ResponseError::CoordinatorNotAvailable
         | ResponseError::NotCoordinator => {
             let why = "it could not be verified that the partition is in the transaction";
-            return (code::NOT_ENOUGH_REPLICAS, format!("{why}: {error}"));
+            return Refusal::of_request(code::NOT_ENOUGH_REPLICAS, format!("{why}: {error}"));
         }
         error => error,
     };
@@ -124,7 +124,7 @@ fn refusal(error: ResponseError, version: i16) -> (i16, String) {
         }
         error => error.to_string(),
     };
-    (error.code(), why)
+    Refusal::of_request(error.code(), why)
 }
 
 #[cfg(test)]
@@ -144,7 +144,7 @@ mod tests {
             (CoordinatorLoadInProgress, 9, NotEnoughReplicas),
             (InvalidProducerIdMapping, 9, InvalidProducerIdMapping),
         ] {
-            assert_eq!(refusal(error, version).0, told.code(), "{error:?} in version {version}");
+            assert_eq!(refusal(error, version).code, told.code(), "{error:?} in version {version}");
         }
     }
 }
