@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use chronik_core::log::EndMarker;
 use chronik_core::metadata::image::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use chronik_core::record_batch::{BatchBuilder, Batches, Crc};
+use chronik_core::txn::Producer;
+use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::add_partitions_to_txn_request::{
     AddPartitionsToTxnTopic, AddPartitionsToTxnTransaction,
 };
@@ -417,6 +419,29 @@ async fn a_decision_is_carried_out_after_a_new_start() {
     let [marker] = markers(&log).await[..] else { panic!("one marker") };
     assert_eq!((marker.producer_id.0, marker.commit), (producer.0, true));
     assert_eq!(end(&again, 5, "tx", producer, true).await, (0, (producer.0, 1)));
+}
+
+/// The next transaction begins while the last one's markers are on their way.
+#[tokio::test]
+async fn who_writes_waits_a_moment_for_the_last_transaction() {
+    let fixture = fixture(&[]).await;
+    coordinated(&fixture, "tx").await;
+    let producer = init(&fixture, 5, "tx").await.unwrap();
+    add(&fixture, 3, "tx", producer, &[("t", &[0])]).await;
+    let log = fixture.log("t", 0);
+    log.hold_flushes(true);
+    let (code, next) = end(&fixture, 5, "tx", producer, true).await;
+    assert_eq!(code, 0);
+    let (id, next) = (id("tx"), Producer::new(next.0, next.1));
+    let write = || fixture.broker.txn.join(&id, next, vec![(TopicName(text("t")), 1)]);
+    let begun = Instant::now();
+    assert_eq!(write().await, Err(ResponseError::ConcurrentTransactions), "a moment is over");
+    assert!(begun.elapsed() >= Duration::from_millis(100), "{:?}", begun.elapsed());
+    log.hold_flushes(false);
+    log.flush();
+    until(&fixture, "tx", "CompleteCommit").await;
+    assert_eq!(write().await, Ok(()));
+    assert_eq!(describe(&fixture, "tx").await.transaction_state.as_str(), "Ongoing");
 }
 
 /// A coordinator that begins anew gives its markers again; those who were still at the earlier ones write them no more.

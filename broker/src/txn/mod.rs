@@ -5,6 +5,7 @@
 //! partitions of its transaction, [`markers`] writes.
 
 mod markers;
+mod patience;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::group;
 use crate::metrics::TxnMetrics;
 use crate::quorum::MetadataStore;
 use markers::Writer;
+use patience::PATIENCE;
 
 /// See the module's documentation.
 pub struct Transactions {
@@ -129,6 +131,21 @@ impl Transactions {
         }
     }
 
+    /// The same for a producer that does it by writing to them (KIP-890). It may be a moment ahead of its last transaction's
+    /// markers.
+    ///
+    /// # Errors
+    /// Kafka's.
+    pub async fn join(
+        &self,
+        id: &StrBytes,
+        producer: Producer,
+        partitions: Vec<(TopicName, i32)>,
+    ) -> Result<(), ResponseError> {
+        let add = || self.add_partitions(id, producer, partitions.clone(), TransactionVersion::V2);
+        patience::until_complete(PATIENCE, add).await
+    }
+
     /// Of each partition whether it is in the producer's transaction.
     ///
     /// # Errors
@@ -181,10 +198,7 @@ impl Voucher for Transactions {
             let producer = Producer { id: producer_id, epoch: producer_epoch };
             let partitions = vec![(partition.topic, partition.partition)];
             let there = match unless {
-                Unless::Added => {
-                    let version = TransactionVersion::V2;
-                    self.add_partitions(&id, producer, partitions, version).await.map(|()| true)
-                }
+                Unless::Added => self.join(&id, producer, partitions).await.map(|()| true),
                 Unless::Abortable | Unless::Invalid => {
                     self.verify(&id, producer, partitions).await.map(|there| there == [true])
                 }

@@ -19,6 +19,9 @@ pub struct Client {
     commands: &'static [&'static str],
     /// It knows the assignor `range`, which all that share a group must.
     pub assigns_ranges: bool,
+    /// Beside its loop that consumes, transforms and produces only the broker dies: what happens to a member takes a session's
+    /// time, and the step enough of it.
+    pub transforms_briefly: bool,
 }
 
 impl Client {
@@ -33,7 +36,7 @@ const fn client(
     modes: &'static [Mode],
     commands: &'static [&'static str],
 ) -> Client {
-    Client { name, language, modes, commands, assigns_ranges: true }
+    Client { name, language, modes, commands, assigns_ranges: true, transforms_briefly: false }
 }
 
 pub const CLIENTS: [Client; 11] = [
@@ -43,10 +46,16 @@ pub const CLIENTS: [Client; 11] = [
         ALL,
         &["group", "consumer-group", "member", "transact", "transform", "verify", "admin", "streams"],
     ),
-    client("confluent", "python", ALL, &["group", "member", "transact", "verify"]),
+    Client {
+        transforms_briefly: true,
+        ..client("confluent", "python", ALL, &["group", "member", "transact", "transform", "verify"])
+    },
     client("aiokafka", "python", WITHOUT_NATIVE, &["group", "member", "transact"]),
     client("kafka-python", "python", WITHOUT_NATIVE, &["group", "member", "transact", "transform"]),
-    client("franz-go", "go", ALL, &["group", "member", "transact", "verify"]),
+    Client {
+        transforms_briefly: true,
+        ..client("franz-go", "go", ALL, &["group", "member", "transact", "transform", "verify"])
+    },
     client("sarama", "go", ALL, &["group", "member", "transact", "admin"]),
     client("kafka-go", "go", NOT_IDEMPOTENT, &["group", "member", "admin"]),
     Client {

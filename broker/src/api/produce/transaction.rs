@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use chronik_core::ids::TopicIdPartition;
 use chronik_core::record_batch::{BatchHeader, Verified};
-use chronik_core::txn::{Producer, TransactionVersion};
+use chronik_core::txn::Producer;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::produce_request::ProduceRequest;
 use kafka_protocol::messages::{TopicName, TransactionalId};
@@ -53,8 +53,7 @@ pub async fn vouch(broker: &Broker, id: &TransactionalId, produce: &ProduceReque
     }
     let partitions = asked.iter().map(|asked| asked.partition.clone()).collect();
     let answered = if version >= ADDS_FROM {
-        let added = broker.txn.add_partitions(id, producer, partitions, TransactionVersion::V2);
-        added.await.map(|()| vec![true; asked.len()])
+        broker.txn.join(id, producer, partitions).await.map(|()| vec![true; asked.len()])
     } else {
         broker.txn.verify(id, producer, partitions).await
     };
@@ -106,7 +105,7 @@ fn refusal(error: ResponseError, version: i16) -> Refusal {
         // Producers know that word alone.
         ResponseError::ProducerFenced => ResponseError::InvalidProducerEpoch,
         ResponseError::TransactionAbortable if version < ABORTABLE_FROM => ResponseError::InvalidTxnState,
-        // As soon as its last transaction is complete; clients of this version ask again at once.
+        // Its last transaction is not complete yet; clients of this version know that.
         ResponseError::ConcurrentTransactions if version >= ADDS_FROM => error,
         // What every client asks again for, without looking for another leader.
         ResponseError::ConcurrentTransactions

@@ -216,6 +216,9 @@ def transform(args):
             "bootstrap.servers": args.bootstrap,
             "transactional.id": f"{out}.{name}",
             "transaction.timeout.ms": 10_000,
+            # Else librdkafka gives its brokers up when all are away, and asks the one of before for the group's coordinator:
+            # send_offsets_to_transaction never returns, whatever its timeout (librdkafka's issues 5511 and 5456).
+            "metadata.recovery.strategy": "none",
         })
         until_done(made.init_transactions, TIMEOUT_S)
         return made
@@ -241,6 +244,9 @@ def transform(args):
             if m is None:
                 break
             if m.error():
+                # Stopped for that long, it has lost its partitions, and joins again.
+                if m.error().code() == KafkaError._MAX_POLL_EXCEEDED:
+                    break
                 raise KafkaException(m.error())
             batch.append(m)
         if not batch:
