@@ -39,6 +39,14 @@ pub struct Bugs {
     pub markers_forgotten: bool,
     /// A start passes over what groups were last.
     pub generations_forgotten: bool,
+    /// Members are told their epochs when their groups have changed, not when the log has it.
+    pub epochs_before_durable: bool,
+    /// Whatever a member is to give up is taken for given up.
+    pub revocation_assumed: bool,
+    /// A member may commit whatever epoch it says.
+    pub stale_epoch_accepted: bool,
+    /// A start passes over where members are.
+    pub places_forgotten: bool,
 }
 
 /// A bug, and where it shows.
@@ -54,7 +62,7 @@ const fn planted(name: &'static str, scenario: Scenario, bugs: Bugs) -> Planted 
 }
 
 /// The planted bugs.
-pub const PLANTED: [Planted; 17] = {
+pub const PLANTED: [Planted; 21] = {
     use Scenario::{Coordinators, Storage};
     const NONE: Bugs = Bugs {
         ack_before_flush: false,
@@ -74,6 +82,10 @@ pub const PLANTED: [Planted; 17] = {
         offsets_before_marker: false,
         markers_forgotten: false,
         generations_forgotten: false,
+        epochs_before_durable: false,
+        revocation_assumed: false,
+        stale_epoch_accepted: false,
+        places_forgotten: false,
     };
     [
         planted("ack-before-flush", Storage, Bugs { ack_before_flush: true, ..NONE }),
@@ -93,6 +105,10 @@ pub const PLANTED: [Planted; 17] = {
         planted("offsets-before-marker", Coordinators, Bugs { offsets_before_marker: true, ..NONE }),
         planted("markers-forgotten", Coordinators, Bugs { markers_forgotten: true, ..NONE }),
         planted("generations-forgotten", Coordinators, Bugs { generations_forgotten: true, ..NONE }),
+        planted("epochs-before-durable", Coordinators, Bugs { epochs_before_durable: true, ..NONE }),
+        planted("revocation-assumed", Coordinators, Bugs { revocation_assumed: true, ..NONE }),
+        planted("stale-epoch-accepted", Coordinators, Bugs { stale_epoch_accepted: true, ..NONE }),
+        planted("places-forgotten", Coordinators, Bugs { places_forgotten: true, ..NONE }),
     ]
 };
 

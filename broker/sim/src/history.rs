@@ -9,6 +9,8 @@ use chronik_core::txn::{Producer, TransactionVersion};
 use chronik_core::wal::format::decode_group;
 use kafka_protocol::protocol::StrBytes;
 
+use crate::invariants::Beliefs;
+use crate::roster::{Fact, Roster};
 use crate::topics::{Kind, Topic};
 
 /// A batch as its producer sent it. Its number is its place in [`History::sent`].
@@ -33,6 +35,8 @@ pub struct Meaning {
     pub marker: Option<EndMarker>,
     /// It commits these offsets of groups.
     pub commits: Vec<Commit>,
+    /// It tells these things of members of the consumer protocol.
+    pub members: Vec<Fact>,
 }
 
 /// Of a group and of a partition that it reads, how far it has come. No two commits have the same offset.
@@ -102,6 +106,10 @@ pub struct PartitionHistory {
     pub damaged: bool,
     /// The greatest last stable offset that a reader has seen.
     pub stable: Offset,
+    /// Members of the consumer protocol, as the log has them.
+    pub members: Roster,
+    /// The offset behind the last that a member was told of.
+    pub members_told: Offset,
 }
 
 impl PartitionHistory {
@@ -162,6 +170,9 @@ pub struct History {
     pub decisions: BTreeMap<StrBytes, (ProducerEpoch, u64, u64)>,
     /// Groups that commit offsets, with the partition of their coordinator.
     pub consumer_groups: Vec<(StrBytes, TopicIdPartition)>,
+    /// Those of them whose members use the consumer protocol.
+    pub of_consumer_protocol: BTreeSet<StrBytes>,
+    pub beliefs: Beliefs,
     /// So many offsets were made up.
     pub commits: Offset,
     /// So many producer ids were given out, as the metadata's log would.
@@ -244,5 +255,11 @@ impl History {
             }
         }
         last
+    }
+
+    /// What is told of members of the consumer protocol, in the order of the log.
+    pub fn facts(&self, tp: TopicIdPartition) -> impl Iterator<Item = &Fact> {
+        let alive = self.partitions.get(&tp).into_iter().flat_map(|partition| partition.alive.values());
+        alive.flat_map(|stored| &self.sent[stored.batch].meaning.members)
     }
 }

@@ -14,6 +14,7 @@ mod history;
 mod invariants;
 mod post;
 mod rng;
+mod roster;
 mod scenario;
 mod shell;
 pub mod stats;

@@ -146,6 +146,17 @@ kinds! {
         GenerationShared,
         MemberFenced,
         MemberLeft,
+        /// A start found members of the consumer protocol.
+        MembersFoundAtStart,
+        /// A partition is another member's than before.
+        PartitionHandedOver,
+        /// A member has given up what it was to give up, and was heard.
+        RevocationAcknowledged,
+        /// A member that had missed an answer was told everything.
+        HeardAgain,
+        /// A commit counted although its member is in a newer epoch: it has had the partition since.
+        CommitInAnEarlierEpoch,
+        StaleEpochRefused,
     }
 }
 

@@ -1,12 +1,15 @@
 //! How topics are set up: what of a log may go, and when.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chronik_core::compaction::Policy;
-use chronik_core::ids::{TopicId, TopicIdPartition, Uuid};
+use chronik_core::ids::{BrokerId, LeaderEpoch, PartitionEpoch, TopicId, TopicIdPartition, Uuid};
 use chronik_core::log::retention::Retention;
 use chronik_core::metadata::image::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
+use chronik_core::metadata::{MetadataImage, MetadataRecord};
 
+use crate::invariants::Violation;
 use crate::rng::Rng;
 
 /// The partitions that exist: metadata, which has a log of its own.
@@ -33,6 +36,24 @@ pub fn partition_of(topic: &str, partition: i32) -> TopicIdPartition {
         _ => 1000,
     };
     TopicIdPartition { topic_id: TopicId(Uuid::from_u128(number)), partition }
+}
+
+/// What groups know of the topic that they read.
+pub fn image(partitions: i32) -> Result<Arc<MetadataImage>, Violation> {
+    let topic_id = partition_of(DATA_TOPIC, 0).topic_id;
+    let mut records = vec![MetadataRecord::Topic { name: DATA_TOPIC.to_string(), topic_id }];
+    records.extend((0..partitions).map(|partition| MetadataRecord::Partition {
+        topic_id,
+        partition,
+        replicas: vec![BrokerId(1)],
+        isr: vec![BrokerId(1)],
+        elr: Vec::new(),
+        leader: BrokerId(1),
+        leader_epoch: LeaderEpoch(0),
+        partition_epoch: PartitionEpoch(0),
+    }));
+    let image = MetadataImage::from_records(Arc::default(), 1, &records);
+    image.map(Arc::new).map_err(|e| Violation::new("the_simulator_is_sound", e.to_string()))
 }
 
 /// Times are the records' (see [`crate::env::Env::now_ms`]).

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::txn_offset_commit_request::{
@@ -13,8 +16,8 @@ use kafka_protocol::messages::txn_offset_commit_request::{
 };
 use kafka_protocol::messages::{
     AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, EndTxnRequest, FetchRequest, FindCoordinatorRequest,
-    GroupId, InitProducerIdRequest, OffsetFetchRequest, ProduceRequest, ProducerId, TransactionalId,
-    TxnOffsetCommitRequest,
+    GroupId, InitProducerIdRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, ProducerId,
+    TransactionalId, TxnOffsetCommitRequest,
 };
 
 use super::batch::{ReadBatch, Writer, decode_all, encode_in_transaction};
@@ -41,6 +44,14 @@ pub struct Transactional {
     pub epoch: i16,
     /// Its partitions are added by writing to them, and each transaction has an epoch of its own (KIP-890).
     pub newer: bool,
+}
+
+/// Who commits: a member in its generation, or in its epoch.
+#[derive(Clone, Copy, Debug)]
+pub struct Committer<'a> {
+    pub group: &'a str,
+    pub member_id: &'a str,
+    pub epoch: i32,
 }
 
 /// What a reader of decided records got.
@@ -215,6 +226,29 @@ impl Connection {
         })?;
         (who.producer_id, who.epoch) = next;
         Ok(code)
+    }
+
+    /// Commits an offset for partition 0 of a topic.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    pub fn commit(&mut self, who: Committer<'_>, topic: &str, offset: i64) -> Result<i16> {
+        let partition = OffsetCommitRequestPartition::default()
+            .with_partition_index(0)
+            .with_committed_offset(offset)
+            .with_committed_leader_epoch(-1);
+        let topic =
+            OffsetCommitRequestTopic::default().with_name(name(topic)).with_partitions(vec![partition]);
+        let request = OffsetCommitRequest::default()
+            .with_group_id(GroupId(text(who.group)))
+            .with_generation_id_or_member_epoch(who.epoch)
+            .with_member_id(text(who.member_id))
+            .with_topics(vec![topic]);
+        until_it_answers(|| {
+            let response = self.call(&request, 9)?;
+            let partitions = response.topics.iter().flat_map(|topic| &topic.partitions);
+            Ok(partitions.map(|partition| partition.error_code).next().unwrap_or(-1))
+        })
     }
 
     /// What a group has committed for partition 0 of a topic; -1 for nothing.

@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 
 use super::journal::Journal;
-use super::members::Members;
 use super::process::Running;
-use super::transactors::Transactors;
+use super::rounds::Coordination;
 
 /// Rounds after which everything must have happened.
 const ROUNDS: u64 = 4;
@@ -30,8 +29,9 @@ pub struct Evidence {
     aborted: u64,
     in_doubt: u64,
     zombies: u64,
-    /// Offsets that members of groups committed.
+    /// Offsets that members of groups committed, and those that members of an epoch that is over were refused.
     offsets: u64,
+    stale: u64,
 }
 
 impl Evidence {
@@ -62,10 +62,12 @@ impl Evidence {
     }
 
     /// The same of coordinators.
-    pub fn note_coordination(&mut self, transactors: &Transactors, members: &Members) {
+    pub fn note_coordination(&mut self, coordination: &mut Coordination) {
+        let Coordination { transactors, members, consumers } = coordination;
         (self.committed, self.aborted) = (transactors.committed, transactors.aborted);
         (self.in_doubt, self.zombies) = (transactors.in_doubt, transactors.zombies_refused);
-        self.offsets = members.committed();
+        self.offsets = members.committed() + consumers.committed();
+        self.stale = consumers.iter().map(|consumer| consumer.refused).sum();
     }
 
     fn rolls(&self) -> usize {
@@ -87,6 +89,7 @@ impl Evidence {
             self.aborted,
             self.zombies,
             self.offsets,
+            self.stale,
         ];
         let shows = rounds < ROUNDS || all.iter().all(|count| *count > 0);
         ensure!(shows, "{rounds} rounds, and something never happened in them: {self}");
@@ -100,7 +103,7 @@ impl fmt::Display for Evidence {
             f,
             "{} passes of compaction, {} segments rolled, starts moved {} times by size and {} times by \
              DeleteRecords, {} tombstones gone; {} transactions committed, {} aborted, {} in doubt, {} zombies refused, \
-             {} offsets committed",
+             {} offsets committed, {} of former members refused",
             self.passes,
             self.rolls(),
             self.starts_by_size,
@@ -111,6 +114,7 @@ impl fmt::Display for Evidence {
             self.in_doubt,
             self.zombies,
             self.offsets,
+            self.stale,
         )
     }
 }
@@ -134,9 +138,10 @@ mod tests {
             in_doubt: 0,
             zombies: 1,
             offsets: 1,
+            stale: 1,
         };
         all.check(ROUNDS).unwrap();
-        let mut without = [(); 8].map(|()| all.clone());
+        let mut without = [(); 9].map(|()| all.clone());
         without[0].passes = 0;
         _ = without[1].segments.pop_first();
         without[2].starts_by_size = 0;
@@ -145,6 +150,7 @@ mod tests {
         without[5].aborted = 0;
         without[6].zombies = 0;
         without[7].offsets = 0;
+        without[8].stale = 0;
         for evidence in without {
             assert!(evidence.check(ROUNDS).is_err(), "{evidence}");
             evidence.check(1).unwrap();

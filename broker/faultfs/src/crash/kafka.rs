@@ -61,6 +61,8 @@ pub mod error {
     pub const MEMBER_ID_REQUIRED: i16 = 79;
     /// As INVALID_PRODUCER_EPOCH, in newer versions.
     pub const PRODUCER_FENCED: i16 = 90;
+    /// A member's epoch that is over.
+    pub const STALE_MEMBER_EPOCH: i16 = 113;
 }
 
 /// How long an answer may take before the broker counts as hung.

@@ -2,7 +2,9 @@
 
 pub mod batch;
 pub mod compacted;
+pub mod consumers;
 pub mod coordinators;
+pub mod crew;
 pub mod evidence;
 pub mod faults;
 mod full;

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::consumers::{Consumers, consumers};
 use super::evidence::Evidence;
 use super::journal::{Journal, Verdict};
 use super::kafka::Connection;
 use super::load::{KINDS, Producer, Signals};
-use super::members::Members;
+use super::members::{Members, members};
 use super::process::{Running, Spec};
 use super::starts::delete_at_random;
 use super::transactors::Transactors;
@@ -64,6 +65,7 @@ pub struct Run {
 pub struct Coordination {
     pub transactors: Transactors,
     pub members: Members,
+    pub consumers: Consumers,
 }
 
 impl Run {
@@ -84,11 +86,16 @@ impl Run {
         }
         let producers = KINDS.iter().enumerate().map(|(n, kind)| Producer::new(n, *kind, seed)).collect();
         let journal = Journal::new(seed, KINDS.len());
-        let coordination = (!spec.no_flush && spec.command.is_none())
-            .then(|| Coordination { transactors: Transactors::new(seed), members: Members::new(seed) });
+        let coordination = (!spec.no_flush && spec.command.is_none()).then(|| Coordination {
+            transactors: Transactors::new(seed),
+            members: members(seed),
+            consumers: consumers(seed),
+        });
         if coordination.is_some() {
-            // A round is over before a group has waited for more members.
-            spec = spec.with("group.initial.rebalance.delay.ms", "0");
+            // A round is over before a group has waited for more members, or for its next assignment.
+            spec = spec
+                .with("group.initial.rebalance.delay.ms", "0")
+                .with("group.consumer.assignment.interval.ms", "0");
         }
         Ok(Self { spec, death, seed, journal, producers, coordination, totals: Totals::default() })
     }
@@ -160,6 +167,7 @@ impl Run {
             if let Some(coordination) = &mut self.coordination {
                 coordination.transactors.run(scope, &address, &signals);
                 coordination.members.run(scope, &address, &signals);
+                coordination.consumers.run(scope, &address, &signals);
             }
             let all_run = wait_until_all_run(&signals);
             if all_run {
@@ -171,8 +179,9 @@ impl Run {
             Ok::<_, anyhow::Error>((all_run, ended, cut))
         });
         let (all_run, ended, cut) = cut?;
-        let coordinated =
-            self.coordination.iter().flat_map(|c| c.transactors.complaints().chain(c.members.complaints()));
+        let coordinated = self.coordination.iter_mut().flat_map(|c| {
+            c.transactors.complaints().chain(c.members.complaints()).chain(c.consumers.complaints())
+        });
         let producers = self.producers.iter().flat_map(|p| &p.complaints);
         let complaints: Vec<&String> = producers.chain(coordinated).collect();
         ensure!(complaints.is_empty(), "answers that no correct broker gives: {complaints:#?}");
@@ -215,10 +224,12 @@ impl Run {
         }
         let mut verdict = self.journal.verify(&mut broker);
         self.totals.evidence.note(&self.journal);
-        if let Some(Coordination { transactors, members }) = &mut self.coordination {
+        if let Some(coordination) = &mut self.coordination {
+            let Coordination { transactors, members, consumers } = coordination;
             transactors.verify(&mut broker, &mut verdict)?;
             members.verify(&mut broker, &mut verdict)?;
-            self.totals.evidence.note_coordination(transactors, members);
+            consumers.verify(&mut broker, &mut verdict)?;
+            self.totals.evidence.note_coordination(coordination);
         }
         self.totals.recovered += verdict.recovered;
         self.totals.lost += verdict.lost;

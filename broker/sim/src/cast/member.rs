@@ -1,4 +1,4 @@
-//! A member of a consumer group: it joins, syncs, commits offsets of what it owns, keeps its session, leaves or dies.
+//! A member of a classic consumer group: it joins, syncs, commits offsets of what it owns, keeps its session, leaves or dies.
 
 use bytes::Bytes;
 use chronik_core::group::{self, Caller};
@@ -79,7 +79,8 @@ impl Member {
             Phase::Working(owned) => match env.rng.pick(owned).copied() {
                 Some(partition) if env.rng.percent(60) => {
                     env.history.commits += 1;
-                    self.commit(i32::from(partition), env.history.commits)
+                    let offset = (i32::from(partition), env.history.commits);
+                    commit(&self.group, &self.member_id, self.generation, offset)
                 }
                 _ => self.heartbeat(),
             },
@@ -136,21 +137,6 @@ impl Member {
         group::Call::LeaveGroup(request, 5)
     }
 
-    fn commit(&self, partition: i32, offset: i64) -> group::Call {
-        let partition = OffsetCommitRequestPartition::default()
-            .with_partition_index(partition)
-            .with_committed_offset(offset);
-        let topic = OffsetCommitRequestTopic::default()
-            .with_name(TopicName(StrBytes::from_static_str(DATA_TOPIC)))
-            .with_partitions(vec![partition]);
-        let request = OffsetCommitRequest::default()
-            .with_group_id(GroupId(self.group.clone()))
-            .with_generation_id_or_member_epoch(self.generation)
-            .with_member_id(self.member_id.clone())
-            .with_topics(vec![topic]);
-        group::Call::OffsetCommit(request, 9)
-    }
-
     pub fn late(&mut self, env: &mut Env, number: u64) {
         if self.line.is_late(env, number) && env.rng.percent(10) {
             self.out(true);
@@ -202,8 +188,7 @@ impl Member {
     }
 
     fn hear_committed(&mut self, env: &mut Env, response: &OffsetCommitResponse) {
-        let partitions = response.topics.iter().flat_map(|topic| &topic.partitions);
-        match partitions.map(|partition| partition.error_code).find(|code| *code != 0) {
+        match refusal(response) {
             None => env.stats.deed(Deed::OffsetsCommitted),
             Some(code) => self.fail(env, code),
         }
@@ -228,4 +213,30 @@ impl Member {
             self.generation = -1;
         }
     }
+}
+
+/// A member commits how far it has come in a partition; `epoch` is its generation, or its own epoch.
+pub(super) fn commit(
+    group: &StrBytes,
+    member_id: &StrBytes,
+    epoch: i32,
+    (partition, offset): (i32, i64),
+) -> group::Call {
+    let partition =
+        OffsetCommitRequestPartition::default().with_partition_index(partition).with_committed_offset(offset);
+    let topic = OffsetCommitRequestTopic::default()
+        .with_name(TopicName(StrBytes::from_static_str(DATA_TOPIC)))
+        .with_partitions(vec![partition]);
+    let request = OffsetCommitRequest::default()
+        .with_group_id(GroupId(group.clone()))
+        .with_generation_id_or_member_epoch(epoch)
+        .with_member_id(member_id.clone())
+        .with_topics(vec![topic]);
+    group::Call::OffsetCommit(request, 9)
+}
+
+/// The error that a commit was answered with, if any.
+pub(super) fn refusal(response: &OffsetCommitResponse) -> Option<i16> {
+    let partitions = response.topics.iter().flat_map(|topic| &topic.partitions);
+    partitions.map(|partition| partition.error_code).find(|code| *code != 0)
 }

@@ -1,6 +1,7 @@
-//! Clients of the coordinators: members of a group, and transactional producers. They wait for one answer at a time, ask again
-//! when none comes, stall, and die.
+//! Clients of the coordinators: members of groups of both protocols, and transactional producers. They wait for one answer
+//! at a time, ask again when none comes, stall, and die.
 
+mod consumer;
 mod line;
 mod member;
 mod transactor;
@@ -13,7 +14,9 @@ use kafka_protocol::protocol::StrBytes;
 use crate::env::{Env, Event, Outcome, Request};
 use crate::invariants::Violation;
 use crate::post::{Address, Told};
+use crate::shell::ASSIGNMENT_INTERVAL_MS;
 use crate::topics::partition_of;
+use consumer::Consumer;
 use member::Member;
 use transactor::Transactor;
 
@@ -22,6 +25,7 @@ pub const COORDINATORS: i32 = 2;
 
 enum Actor {
     Member(Member),
+    Consumer(Consumer),
     Transactor(Transactor),
 }
 
@@ -68,8 +72,17 @@ impl Cast {
             let number = first + actors.len();
             actors.push(Actor::Member(Member::new(env, number, group.clone(), at)));
         }
+        let group = StrBytes::from_static_str("consumers");
+        let at = coordinator(OFFSETS_TOPIC, &group);
+        env.history.consumer_groups.push((group.clone(), at));
+        env.history.of_consumer_protocol.insert(group.clone());
+        for _ in 0..env.rng.between(1, 3) {
+            let number = first + actors.len();
+            actors.push(Actor::Consumer(Consumer::new(env, number, group.clone(), at)));
+        }
         for actor in 0..actors.len() {
-            env.after(200, Event::Act { actor: first + actor });
+            // Not at a time at which groups take the epoch of all clocks for the time of their last assignment.
+            env.after(ASSIGNMENT_INTERVAL_MS as u64, Event::Act { actor: first + actor });
         }
         Cast { first, actors }
     }
@@ -81,6 +94,7 @@ impl Cast {
     pub fn act(&mut self, env: &mut Env, number: usize) {
         match self.actor(number) {
             Some(Actor::Member(member)) => member.act(env),
+            Some(Actor::Consumer(consumer)) => consumer.act(env),
             Some(Actor::Transactor(transactor)) => transactor.act(env),
             None => {}
         }
@@ -89,6 +103,7 @@ impl Cast {
     pub fn late(&mut self, env: &mut Env, actor: usize, number: u64) {
         match self.actor(actor) {
             Some(Actor::Member(member)) => member.late(env, number),
+            Some(Actor::Consumer(consumer)) => consumer.late(env, number),
             Some(Actor::Transactor(transactor)) => transactor.late(env, number),
             None => {}
         }
@@ -98,6 +113,7 @@ impl Cast {
     pub fn hear(&mut self, env: &mut Env, to: Address, told: Told) -> Result<(), Violation> {
         match self.actor(to.actor) {
             Some(Actor::Member(member)) => member.hear(env, to.number, told),
+            Some(Actor::Consumer(consumer)) => consumer.hear(env, to.number, told),
             Some(Actor::Transactor(transactor)) => transactor.hear(env, to.number, told),
             // Some do not wait for theirs.
             None => Ok(()),

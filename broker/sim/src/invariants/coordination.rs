@@ -13,6 +13,7 @@ use kafka_protocol::messages::{GroupId, TopicName};
 use kafka_protocol::protocol::StrBytes;
 
 use super::Violation;
+use super::members::members_loaded;
 use crate::env::Env;
 use crate::shell::{Answer, Broker, Machine, Partition};
 use crate::stats::Deed;
@@ -27,7 +28,7 @@ const OWNERS: &str = "no_partition_has_two_owners_in_a_generation";
 const CARRIED_OUT_WITHIN_US: u64 = 20_000;
 
 /// Groups commit how far they have come in this many partitions.
-pub const INPUTS: i32 = 3;
+pub const INPUTS: i32 = 4;
 
 /// Asks for all offsets of a group.
 pub fn fetch_offsets(group: &StrBytes) -> group::Call {
@@ -76,6 +77,9 @@ pub fn coordinator_loaded(
                 let step = shard.handle(now_ms, Ticket(0), fetch_offsets(&group), Default::default());
                 let told = step.answers.into_iter().map(|(_, answer)| Answer::Group(answer));
                 told.into_iter().try_for_each(|answer| offsets_told(env, tp, &answer))?;
+                if env.history.of_consumer_protocol.contains(&group) {
+                    members_loaded(env, tp, shard, &group)?;
+                }
             }
             Ok(())
         }

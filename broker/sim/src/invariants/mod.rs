@@ -9,6 +9,7 @@
 mod cleaning;
 mod coordination;
 mod deletion;
+mod members;
 mod reading;
 mod transactions;
 
@@ -17,6 +18,7 @@ pub use coordination::{
     INPUTS, coordinator_loaded, decisions_are_carried_out, fetch_offsets, offsets_told, owns,
 };
 pub use deletion::{deletion_asked, log_start_seen, retention_allows};
+pub use members::{Beliefs, Claim, accepted, commit_refused, keeps, may_have, told};
 pub use reading::{consumed, invariant_1_what_counts_is_there, started};
 pub use transactions::{answered, confirmed, reviewed, stable_to};
 
@@ -100,6 +102,7 @@ pub fn assigned(
         partition.by_key.entry(record.key).or_default().insert(offset);
     }
     let meaning = &sent[batch].meaning;
+    meaning.members.iter().for_each(|fact| partition.members.apply(fact));
     let (transaction, marker) = (meaning.transaction, meaning.marker);
     if let Some((_, producer)) = transaction {
         transactions::written(env, tp, producer)?;

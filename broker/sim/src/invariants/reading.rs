@@ -10,6 +10,7 @@ use chronik_core::record_batch::{BatchHeader, Batches, Crc, RecordIter, Verified
 use super::cleaning::{is_left_of, may_be_gone};
 use super::coordination::COMMITTED;
 use super::deletion::log_start_seen;
+use super::members::WRITTEN;
 use super::transactions::{DECIDED, transactions_are_there};
 use super::{CUT, DENSE, DETECTED, NEWEST, ONCE, PRODUCERS, READABLE, VISIBLE, Violation, nothing_there};
 use crate::env::{Env, Halt};
@@ -119,9 +120,11 @@ pub fn started(env: &mut Env, broker: &Broker, unanswered: &[usize]) -> Result<(
         if partition.fenced {
             return Err(Violation::new(DETECTED, format!("{tp} was fenced and is served again")).into());
         }
-        for (invariant, what, needed) in
-            [(lost, "acknowledged", partition.acknowledged), (VISIBLE, "read", partition.read)]
-        {
+        for (invariant, what, needed) in [
+            (WRITTEN, "told to members", partition.members_told),
+            (lost, "acknowledged", partition.acknowledged),
+            (VISIBLE, "read", partition.read),
+        ] {
             if needed > end {
                 let what = format!("{tp}: offsets below {needed} were {what} before, and it ends at {end}");
                 return Err(Violation::new(invariant, what).into());

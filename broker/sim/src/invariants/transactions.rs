@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use chronik_core::group;
 use chronik_core::ids::{Offset, TopicIdPartition};
 use chronik_core::log::EndMarker;
 use chronik_core::txn::{self, Producer};
@@ -35,6 +36,9 @@ pub fn answered(
     let known = partition.alive.last_key_value().map_or(0, |(_, stored)| stored.last_offset + 1);
     let told = if up_to == 0 { known } else { up_to };
     partition.acknowledged = partition.acknowledged.max(told);
+    if let Answer::Group(group::Answer::ConsumerGroupHeartbeat(_)) = answer {
+        partition.members_told = partition.members_told.max(told);
+    }
     if let Answer::Txn(txn::Answer::InitProducerId(Ok(producer))) = answer {
         let fenced = env.history.fenced.entry(producer.id).or_insert(producer.epoch);
         *fenced = producer.epoch.max(*fenced);

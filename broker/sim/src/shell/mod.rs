@@ -9,7 +9,7 @@ mod recovery;
 mod segments;
 mod writer;
 
-pub use coordinator::{Answer, Call, Machine};
+pub use coordinator::{ASSIGNMENT_INTERVAL_MS, Answer, CONSUMER_SESSION_MS, Call, Machine};
 pub use segments::segment_name;
 pub use writer::CHECKPOINT;
 

@@ -103,7 +103,7 @@ impl Broker {
         for (tp, topic) in fresh {
             broker.create(env, tp, topic)?;
         }
-        broker.open_coordinators(env);
+        broker.open_coordinators(env)?;
         broker.make_spare(env);
         Ok(broker)
     }

@@ -13,18 +13,20 @@ use super::{Broker, Slot};
 use crate::bugs::Bugs;
 use crate::env::{Env, Event, Halt};
 use crate::history::Meaning;
-use crate::invariants::{self, Violation};
+use crate::invariants::{self, INPUTS, Violation};
 use crate::stats::Deed;
-use crate::topics::{Kind, partition_of};
+use crate::topics::{Kind, image, partition_of};
 
 impl Broker {
     /// Begins to load the coordinators of what is served here.
-    pub fn open_coordinators(&mut self, env: &mut Env) {
+    pub fn open_coordinators(&mut self, env: &mut Env) -> Result<(), Violation> {
         let max_batch_bytes = max_entry_bytes(self.settings.file_bytes) as usize / 2;
+        let (now_ms, topics) = (env.now_ms(), image(INPUTS)?);
         let own = self.partitions.iter().filter(|(_, p)| p.topic.kind != Kind::Clients);
         let slots: BTreeMap<_, _> = own
             .map(|(tp, partition)| {
-                let machine = Machine::new(partition.topic.kind, max_batch_bytes);
+                let mut machine = Machine::new(partition.topic.kind, max_batch_bytes);
+                machine.metadata(now_ms, topics.clone());
                 (*tp, Slot::new(machine))
             })
             .collect();
@@ -33,6 +35,7 @@ impl Broker {
             env.after(delay_us, Event::Load { life: self.life, tp: *tp });
         }
         self.coordinators.slots = slots;
+        Ok(())
     }
 
     pub fn load(&mut self, env: &mut Env, tp: TopicIdPartition) -> Result<(), Halt> {

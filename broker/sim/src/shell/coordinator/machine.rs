@@ -1,17 +1,25 @@
 //! The two kinds of coordinators as one, as the shell's `Machine` makes them.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use chronik_core::group::{self, GroupConfig, GroupRecord, Ticket};
 use chronik_core::ids::{ProducerEpoch, ProducerId, Uuid};
 use chronik_core::log::EndMarker;
+use chronik_core::metadata::MetadataImage;
 use chronik_core::record_batch::{BatchBuilder, Verified};
 use chronik_core::txn::{self, Markers, Producer, TxnConfig};
 
 use crate::bugs::Bugs;
 use crate::history::Commit;
+use crate::roster::CURRENT;
 use crate::topics::Kind;
+
+/// `group.consumer.session.timeout.ms`
+pub const CONSUMER_SESSION_MS: i32 = 5000;
+/// `group.consumer.assignment.interval.ms`
+pub const ASSIGNMENT_INTERVAL_MS: i32 = 300;
 
 pub enum Machine {
     Groups(group::Shard),
@@ -69,6 +77,8 @@ impl Machine {
             Kind::Clients | Kind::Groups => Machine::Groups(group::Shard::new(GroupConfig {
                 min_session_timeout_ms: 100,
                 initial_rebalance_delay_ms: 400,
+                consumer_session_timeout_ms: CONSUMER_SESSION_MS,
+                consumer_assignment_interval_ms: ASSIGNMENT_INTERVAL_MS,
                 max_batch_bytes,
                 ..GroupConfig::default()
             })),
@@ -77,6 +87,13 @@ impl Machine {
                 max_batch_bytes,
                 ..TxnConfig::default()
             })),
+        }
+    }
+
+    /// What topics there are. Groups alone want to know.
+    pub fn metadata(&mut self, now_ms: i64, image: Arc<MetadataImage>) {
+        if let Machine::Groups(shard) = self {
+            shard.metadata(now_ms, image);
         }
     }
 
@@ -92,6 +109,7 @@ impl Machine {
         match self {
             // The version of the key tells what it is of.
             Machine::Groups(_) if bugs.generations_forgotten && key.starts_with(&[0, 2]) => Ok(()),
+            Machine::Groups(_) if bugs.places_forgotten && key.starts_with(&CURRENT) => Ok(()),
             Machine::Groups(shard) => {
                 let producer = producer.filter(|_| !bugs.offsets_before_marker);
                 shard.replay(producer, key, value).map_err(|e| e.to_string())

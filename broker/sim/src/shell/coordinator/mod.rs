@@ -5,9 +5,10 @@
 mod load;
 mod machine;
 mod markers;
+mod members;
 mod vouch;
 
-pub use machine::{Answer, Call, Machine};
+pub use machine::{ASSIGNMENT_INTERVAL_MS, Answer, CONSUMER_SESSION_MS, Call, Machine};
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -141,9 +142,18 @@ impl Broker {
         let ticket = Ticket(slot.last_ticket);
         slot.waiting.insert(ticket, asker);
         meaning.commits = call.commits();
+        let (group, claim) = (call.heartbeat_in(), call.claim());
+        let call = call.mistaken(&mut slot.machine, env.now_ms(), &self.settings.bugs);
         let step = slot.machine.handle(env.now_ms(), ticket, call, random);
         for (_, answer) in &step.answers {
             invariants::offsets_told(env, tp, answer)?;
+        }
+        if let Some(claim) = claim.filter(|_| !step.records.is_empty()) {
+            invariants::accepted(env, tp, &claim)?;
+        }
+        if let Some(fact) = group.and_then(|group| step.told(&group)) {
+            invariants::told(env, tp, &fact, !step.records.is_empty())?;
+            meaning.members.push(fact);
         }
         self.carry_out(env, tp, step, meaning)
     }
@@ -162,8 +172,11 @@ impl Broker {
         env: &mut Env,
         tp: TopicIdPartition,
         step: Step,
-        meaning: Meaning,
+        mut meaning: Meaning,
     ) -> Result<(), Halt> {
+        let bugs = self.settings.bugs;
+        let early = bugs.answer_before_durable || bugs.epochs_before_durable && step.answers_heartbeat();
+        meaning.members = step.facts(meaning.members);
         let Step { records, producer, marker, answers, decisions } = step;
         let unwritten = |e: AppendError| Violation::new("what_a_coordinator_does_is_written", e.to_string());
         if !records.is_empty() {
@@ -179,7 +192,6 @@ impl Broker {
             let meaning = Meaning { marker: Some(marker), ..Meaning::default() };
             self.append_own(env, tp, meaning, |time_ms| marker.batch(time_ms))?.map_err(unwritten)?;
         }
-        let early = self.settings.bugs.answer_before_durable;
         let up_to = self.partitions.get(&tp).filter(|_| !early).map_or(0, |p| p.log.log_end());
         let Some(slot) = self.coordinators.slots.get_mut(&tp) else { return Ok(()) };
         let answers: Vec<_> =
