@@ -263,7 +263,7 @@ async fn brokers_add_partitions_or_only_ask_for_them() {
     coordinated(&fixture, "tx").await;
     let producer = init(&fixture, 5, "tx").await.unwrap();
     for version in [4, 5] {
-        let twice = [("t", &[1, 1][..]), ("t", &[0])];
+        let twice: [(&str, &[i32]); 2] = [("t", &[1, 1]), ("t", &[0])];
         let asked = ask(&fixture, version, "tx", producer, true, &twice).await;
         assert_eq!(asked, each("t", &[(0, ABORTABLE), (1, ABORTABLE)]));
     }
