@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 
 use crate::schema::{Field, Message, Type};
 
-/// What would only wait, or whose answer depends on who is faster.
-const LEFT_ALONE: [(&str, &str); 10] = [
+/// What would only wait, or whose answer depends on who is faster: all of a field, or one way to change it.
+const LEFT_ALONE: [(&str, &str); 13] = [
     ("FetchRequest", "MaxWaitMs"),
     ("FetchRequest", "MinBytes"),
     ("CreateTopicsRequest", "timeoutMs"),
@@ -13,10 +13,14 @@ const LEFT_ALONE: [(&str, &str); 10] = [
     ("CreatePartitionsRequest", "TimeoutMs"),
     ("DeleteRecordsRequest", "TimeoutMs"),
     ("ListOffsetsRequest", "TimeoutMs"),
+    ("ElectLeadersRequest", "TimeoutMs"),
+    ("AlterPartitionReassignmentsRequest", "TimeoutMs"),
     // Nothing keeps Kafka from trying to make two thousand million partitions.
     ("CreatePartitionsRequest", "Count"),
     // A second member of one group would wait for the first.
     ("JoinGroupRequest", "GroupId"),
+    // Kafka throws halfway, answers nothing, and keeps a group that is never ready again.
+    ("JoinGroupRequest", "Protocols twice"),
     // Nobody answers acks=0.
     ("ProduceRequest", "Acks"),
 ];
@@ -58,7 +62,8 @@ impl Mutator<'_> {
             };
             let current = body.get(&field.name).cloned().unwrap_or_else(|| field.default());
             for (name, value) in others(&field.kind, &current) {
-                if value != current {
+                let way = format!("{} {name}", field.name);
+                if value != current && !LEFT_ALONE.contains(&(self.message.name.as_str(), way.as_str())) {
                     found.push((format!("{path} {name}"), with(value)));
                 }
             }

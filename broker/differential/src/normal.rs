@@ -21,7 +21,7 @@ pub enum Kind {
 }
 
 /// Fields by their names; `API.Name` where the name means something else elsewhere.
-const KINDS: [(&str, Kind); 31] = [
+const KINDS: [(&str, Kind); 36] = [
     ("ClusterId", Kind::Bound("cluster")),
     ("TopicId", Kind::Bound("topic")),
     ("ProducerId", Kind::Bound("producer")),
@@ -49,6 +49,11 @@ const KINDS: [(&str, Kind); 31] = [
     ("UsableBytes", Kind::Amount),
     ("FinalizedFeaturesEpoch", Kind::Amount),
     ("StartedAt", Kind::Clock),
+    ("LastFetchTimestamp", Kind::Clock),
+    ("LastCaughtUpTimestamp", Kind::Clock),
+    ("DescribeQuorum.LeaderEpoch", Kind::Amount),
+    ("DescribeQuorum.HighWatermark", Kind::Amount),
+    ("DescribeQuorum.LogEndOffset", Kind::Amount),
     ("LocalTimestamp", Kind::Clock),
     ("OngoingTxnProducerId", Kind::Bound("producer")),
     ("SubscriptionId", Kind::Bound("subscription")),
@@ -57,6 +62,10 @@ const KINDS: [(&str, Kind); 31] = [
 
 /// Arrays that Kafka makes from hash maps or sets: their order says nothing. Elements are compared by these fields.
 const KEYED: &[(&str, &[&str])] = &[
+    ("AddPartitionsToTxn.ResultsByTopicV3AndBelow", &["Name"]),
+    ("AddPartitionsToTxn.ResultsByTopicV3AndBelow.ResultsByPartition", &["PartitionIndex"]),
+    ("AddPartitionsToTxn.ResultsByTransaction.TopicResults", &["Name"]),
+    ("AddPartitionsToTxn.ResultsByTransaction.TopicResults.ResultsByPartition", &["PartitionIndex"]),
     ("ApiVersions.ApiKeys", &["ApiKey"]),
     ("ApiVersions.SupportedFeatures", &["Name"]),
     ("ApiVersions.FinalizedFeatures", &["Name"]),
@@ -71,13 +80,16 @@ const KEYED: &[(&str, &[&str])] = &[
     ("CreateTopics.Topics", &["Name"]),
     ("CreateTopics.Topics.Configs", &["Name"]),
     ("DeleteTopics.Responses", &["Name"]),
+    ("ConsumerGroupDescribe.Groups", &["GroupId"]),
+    ("DeleteGroups.Results", &["GroupId"]),
+    ("ElectLeaders.ReplicaElectionResults", &["Topic"]),
     ("CreatePartitions.Results", &["Name"]),
     ("DescribeConfigs.Results", &["ResourceType", "ResourceName"]),
     ("DescribeConfigs.Results.Configs", &["Name"]),
     ("DescribeLogDirs.Results.Topics", &["Name"]),
     ("DescribeLogDirs.Results.Topics.Partitions", &["PartitionIndex"]),
-    ("DescribeGroups.Groups.Members", &["GroupInstanceId", "MemberMetadata"]),
-    ("JoinGroup.Members", &["GroupInstanceId", "Metadata"]),
+    ("DescribeGroups.Groups.Members", &["MemberId"]),
+    ("JoinGroup.Members", &["MemberId"]),
     ("ListGroups.Groups", &["GroupId"]),
     ("ListTransactions.TransactionStates", &["TransactionalId"]),
     ("ListConfigResources.ConfigResources", &["ResourceType", "ResourceName"]),
@@ -144,6 +156,18 @@ impl Bindings {
         }
     }
 
+    /// What an element of an array is found by, where that is an id: Kafka's, if it is bound already.
+    fn known_as(&self, at: &Place<'_>, field: &str, value: &Value, chroniks: bool) -> Option<Value> {
+        let Some(Kind::Bound(sort)) = at.field(field).kind() else { return None };
+        let id = (sort, value.to_string());
+        let known = if chroniks {
+            self.chroniks.get(&id).cloned()
+        } else {
+            self.kafkas.contains_key(&id).then(|| value.clone())
+        };
+        Some(known.unwrap_or_else(|| json!("(new)")))
+    }
+
     /// All that differs between two answers of an API.
     pub fn differences(&mut self, api: &str, kafka: &Value, chronik: &Value) -> Vec<Difference> {
         let mut found = Vec::new();
@@ -160,7 +184,8 @@ impl Bindings {
             (Value::Array(left), Value::Array(right)) => {
                 match KEYED.iter().find(|(path, _)| *path == at.schema) {
                     Some((_, key)) => {
-                        let (left, right) = (by_key(left, key), by_key(right, key));
+                        let left = by_key(left, key, |field, id| self.known_as(at, field, id, false));
+                        let right = by_key(right, key, |field, id| self.known_as(at, field, id, true));
                         self.walk_named((&left, &right), |key| at.key(key), found);
                     }
                     None => {
@@ -201,11 +226,18 @@ impl Bindings {
     }
 }
 
-fn by_key(elements: &[Value], key: &[&str]) -> Map<String, Value> {
+/// The elements by what they are found by; `known_as` says what stands for an id there.
+fn by_key(
+    elements: &[Value],
+    key: &[&str],
+    known_as: impl Fn(&str, &Value) -> Option<Value>,
+) -> Map<String, Value> {
     let mut map = Map::new();
     for element in elements {
-        let part =
-            |name: &&str| element[*name].as_str().map_or_else(|| element[*name].to_string(), str::to_owned);
+        let part = |name: &&str| {
+            let value = known_as(name, &element[*name]).unwrap_or_else(|| element[*name].clone());
+            value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+        };
         let name = key.iter().map(part).collect::<Vec<_>>().join(",");
         let again = (1..).map(|n| if n == 1 { name.clone() } else { format!("{name}#{n}") });
         if let Some(free) = again.take(elements.len()).find(|name| !map.contains_key(name)) {
@@ -274,6 +306,20 @@ mod tests {
         assert_eq!(differ(&mut bindings, topics(["a", "b"]), topics(["b", "c"])), 2);
         assert_eq!(differ(&mut bindings, json!({"X": [1, 2]}), json!({"X": [2, 1]})), 2);
         assert_eq!(differ(&mut bindings, json!({"X": [1]}), json!({"X": [1, 2]})), 1);
+    }
+
+    #[test]
+    fn elements_are_found_by_the_ids_that_are_bound() {
+        let mut bindings = Bindings::new();
+        let mut differ = |kafka: [&str; 2], chronik: [&str; 2]| {
+            let members =
+                |ids: [&str; 2]| json!({"Members": ids.map(|id| json!({"MemberId": id, "Metadata": ""}))});
+            bindings.differences("JoinGroup", &members(kafka), &members(chronik)).len()
+        };
+        assert_eq!(differ(["a", "b"], ["1", "2"]), 0, "new ones are taken in their order");
+        assert_eq!(differ(["b", "a"], ["1", "2"]), 0);
+        assert_eq!(differ(["b", "c"], ["3", "2"]), 0);
+        assert_eq!(differ(["a", "b"], ["1", "3"]), 2);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! AddPartitionsToTxn (24): a producer tells which partitions it is about to write to (KIP-98). From version 4 on brokers ask,
 //! for several producers at once, and may only want to know (KIP-890).
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use chronik_core::metadata::MetadataImage;
 use chronik_core::txn::{Producer, TransactionVersion};
 use kafka_protocol::error::ResponseError;
@@ -21,8 +23,6 @@ pub const API: Api =
 const FENCED_FROM: i16 = 2;
 /// From this version on, it is brokers that ask.
 const BROKERS_FROM: i16 = 4;
-/// From this version on, brokers know TRANSACTION_ABORTABLE.
-const ABORTABLE_FROM: i16 = 5;
 
 /// What one producer asks.
 struct Asked {
@@ -69,24 +69,23 @@ fn serve(mut request: Request) -> Reply {
 
 async fn answer(broker: &Broker, asked: Asked, version: i16) -> Vec<AddPartitionsToTxnTopicResult> {
     let Asked { id, producer, verify_only, topics } = asked;
-    let partitions: Vec<(TopicName, i32)> = topics
-        .iter()
-        .flat_map(|topic| topic.partitions.iter().map(|index| (topic.name.clone(), *index)))
-        .collect();
     let image = broker.metadata.image();
-    let refused: Vec<_> = partitions.iter().map(|at| refusal(&image, at, version).err()).collect();
-    let errors: Vec<Option<ResponseError>> = if refused.iter().any(Option::is_some) {
+    let refused = named(&topics).any(|at| refusal(&image, &at, version).is_err());
+    // As in Kafka: who adds partitions is told of each as often as it was named.
+    let topics = if refused || verify_only { each_once(&topics) } else { topics };
+    let partitions: Vec<(TopicName, i32)> = named(&topics).collect();
+    let count = partitions.len();
+    let errors: Vec<Option<ResponseError>> = if refused {
         // All or none.
-        let others = ResponseError::OperationNotAttempted;
-        refused.into_iter().map(|refused| Some(refused.unwrap_or(others))).collect()
+        let error = |at| refusal(&image, at, version).err().unwrap_or(ResponseError::OperationNotAttempted);
+        partitions.iter().map(|at| Some(error(at))).collect()
     } else if verify_only {
-        let count = partitions.len();
+        let missing = |there: bool| (!there).then_some(ResponseError::TransactionAbortable);
         match broker.txn.verify(&id, producer, partitions).await {
-            Ok(there) => there.into_iter().map(|there| (!there).then(|| not_in_it(version))).collect(),
+            Ok(there) => there.into_iter().map(missing).collect(),
             Err(error) => vec![Some(error); count],
         }
     } else {
-        let count = partitions.len();
         let client = if version < BROKERS_FROM { TransactionVersion::V0 } else { TransactionVersion::V2 };
         let added = broker.txn.add_partitions(&id, producer, partitions, client).await;
         vec![added.err(); count]
@@ -109,11 +108,22 @@ async fn answer(broker: &Broker, asked: Asked, version: i16) -> Vec<AddPartition
     results.collect()
 }
 
-fn not_in_it(version: i16) -> ResponseError {
-    match version {
-        ..ABORTABLE_FROM => ResponseError::InvalidTxnState,
-        _ => ResponseError::TransactionAbortable,
+/// The partitions of these topics, one by one.
+fn named(topics: &[AddPartitionsToTxnTopic]) -> impl Iterator<Item = (TopicName, i32)> {
+    topics.iter().flat_map(|topic| topic.partitions.iter().map(|index| (topic.name.clone(), *index)))
+}
+
+/// The same without what is there twice.
+fn each_once(topics: &[AddPartitionsToTxnTopic]) -> Vec<AddPartitionsToTxnTopic> {
+    let mut merged: BTreeMap<&TopicName, BTreeSet<i32>> = BTreeMap::new();
+    for topic in topics.iter().filter(|topic| !topic.partitions.is_empty()) {
+        merged.entry(&topic.name).or_default().extend(&topic.partitions);
     }
+    let topic = |(name, partitions): (&TopicName, BTreeSet<i32>)| {
+        let partitions = partitions.into_iter().collect();
+        AddPartitionsToTxnTopic::default().with_name(name.clone()).with_partitions(partitions)
+    };
+    merged.into_iter().map(topic).collect()
 }
 
 /// Why a partition is in nobody's transaction.

@@ -49,6 +49,9 @@ impl<'a> Names<'a> {
         self.once(resource_type, name)?;
         let resource = config_resource(resource_type, name)?;
         match &resource {
+            ConfigResource::Topic(name) if name.is_empty() => {
+                return refuse("Default topic resources are not allowed.".to_string());
+            }
             ConfigResource::Topic(name) => check_topic_name(name)?,
             ConfigResource::Broker(id) if *id != this_broker => {
                 return refuse(format!("Unexpected broker id, expected {this_broker}, but received {id}"));

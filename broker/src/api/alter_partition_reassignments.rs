@@ -19,6 +19,11 @@ fn serve(mut request: Request) -> Reply {
         Ok(body) => body,
         Err(close) => return close,
     };
+    if body.topics.is_empty() {
+        // As Kafka words what was not asked for.
+        let nothing = AlterPartitionReassignmentsResponse::default();
+        return request.head.reply(&nothing.with_error_message(Some(text(""))));
+    }
     let image = request.broker.metadata.image();
     // Version 0 does not say so, and lets it change.
     let factor_may_change = body.allow_replication_factor_change;
@@ -82,6 +87,9 @@ mod tests {
                 assert_eq!(told.error_message.is_some(), code != 0);
                 assert_eq!((response.error_message, response.allow_replication_factor_change), (None, true));
             }
+            let nothing = AlterPartitionReassignmentsRequest::default();
+            let response: AlterPartitionReassignmentsResponse = fixture.call(version, &nothing).await;
+            assert_eq!(response.error_message.as_deref(), Some(""));
         }
     }
 }

@@ -33,7 +33,8 @@ fn serve(mut request: Request) -> Reply {
                 Ok(()) => result,
                 Err(e) => {
                     broker.metrics.error(API.key as i16, e.code.code());
-                    result.with_error_code(e.code.code()).with_error_message(Some(text(e.message)))
+                    let message = Some(e.message).filter(|message| !message.is_empty());
+                    result.with_error_code(e.code.code()).with_error_message(message.map(text))
                 }
             }
         });

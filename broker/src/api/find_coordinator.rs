@@ -18,7 +18,6 @@ const MANY: i16 = 4;
 /// Kinds of coordinators.
 const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
-const SHARE: i8 = 2;
 
 /// A coordinator's broker and address.
 type Found = Result<(i32, StrBytes, i32), ResponseError>;
@@ -34,9 +33,8 @@ fn serve(mut request: Request) -> Reply {
         let topic = match body.key_type {
             GROUP => broker.groups.ensure_topic().await,
             TRANSACTION => broker.txn.coordinator().ensure_topic().await,
-            // A Kafka without share groups.
-            SHARE => Err(ResponseError::InvalidRequest),
-            _ => Err(ResponseError::UnknownServerError),
+            // Share groups, which a Kafka can be without, and kinds that there are not.
+            _ => Err(ResponseError::InvalidRequest),
         };
         let image = broker.metadata.image();
         let find = |key: &str| match &topic {

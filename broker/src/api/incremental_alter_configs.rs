@@ -147,6 +147,8 @@ mod tests {
             (on(2, "a", vec![op("max.message.bytes", 0, None)]), 42),
             (on(2, "a", [set("segment.bytes", "2000000"), set("segment.bytes", "3000000")].concat()), 42),
             (on(2, "a b", set("max.message.bytes", "1")), 17),
+            (on(2, "", set("max.message.bytes", "1")), 42),
+            (on(4, "1", set("node.id", "2")), 42),
             (on(4, "x", set("message.max.bytes", "1")), 42),
             (on(4, "7", set("message.max.bytes", "1")), 42),
             (on(32, "g", set("consumer.session.timeout.ms", "1")), 40),

@@ -63,7 +63,9 @@ impl Key {
                 Check::Bool => "true or false".to_string(),
                 Check::Number { min, max } => format!("a whole number from {min} to {max}"),
                 Check::OneOf(words) => format!("one of {}", words.join(", ")),
-                Check::SomeOf(words) => format!("some of {}, with commas between them", words.join(", ")),
+                Check::SomeOf(words) => {
+                    format!("some or none of {}, with commas between them", words.join(", "))
+                }
                 Check::InOrder { words, must } => {
                     let must = must.map(|must| format!(", {must} among them")).unwrap_or_default();
                     format!("some of {}, with commas between them{must}", words.join(", "))
@@ -240,7 +242,7 @@ static OWN: &[Key] = &[
     key(
         "connections.max.idle.ms",
         "600000",
-        int(1_000, INT_MAX, |c, n| c.connection_idle_ms = n as u64),
+        int(1_000, u32::MAX as i64, |c, n| c.connection_idle_ms = n as u64),
         "When a connection without requests is closed.",
     ),
     key(
@@ -415,6 +417,7 @@ pub(super) fn fixed() -> Vec<FixedSetting> {
     let fixed = OWN.iter().filter(|key| broker_setting(key.name).is_none());
     let setting = |key: &Key| FixedSetting {
         name: key.name,
+        alias: key.alias,
         kind: key.field.kind(),
         default: (!key.default.is_empty()).then_some(key.default),
         doc: key.doc,

@@ -33,7 +33,7 @@ pub struct CreatedTopic {
 }
 
 /// A topic to be deleted, by name or by id (KIP-516).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TopicRef {
     Name(String),
     Id(TopicId),
@@ -95,10 +95,10 @@ fn refuse<T>(code: ErrorCode, message: impl Into<String>) -> Result<T, Controlle
     Err(ControllerError::new(code, message))
 }
 
-/// Names that stand in a request more than once: each of their places is refused.
-fn repeated<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<&'a str> {
+/// What stands in a request more than once: each of its places is refused.
+fn repeated<T: Ord + Copy>(all: impl Iterator<Item = T>) -> BTreeSet<T> {
     let mut seen = BTreeSet::new();
-    names.filter(|name| !seen.insert(*name)).collect()
+    all.filter(|one| !seen.insert(*one)).collect()
 }
 
 fn duplicate<T>() -> Result<T, ControllerError> {
@@ -116,6 +116,7 @@ pub fn create_topics(
     let asked = |t: &NewTopic| usize::try_from(t.num_partitions).unwrap_or(0).max(t.assignments.len());
     let total = topics.iter().map(asked).fold(0usize, usize::saturating_add);
     let repeated = repeated(topics.iter().map(|t| t.name.as_str()));
+    let before = image;
     let mut image = image.clone();
     let mut records = Vec::new();
     let mut answers = Vec::new();
@@ -125,7 +126,7 @@ pub fn create_topics(
         } else if total > MAX_PARTITIONS_PER_REQUEST {
             refuse(ErrorCode::PolicyViolation, "Excessively large number of partitions per request.")
         } else {
-            create_topic(&image, topic, fresh_id).and_then(|(new, mut created)| {
+            create_topic(before, &image, topic, fresh_id).and_then(|(new, mut created)| {
                 image = after(&image, &new)?;
                 created.configs = describe_topic(&image, &topic.name);
                 records.extend(new);
@@ -137,7 +138,9 @@ pub fn create_topics(
     (if validate_only { Vec::new() } else { records }, answers)
 }
 
+/// A topic that was there `before` may stand in its way; one that the same request creates is none, as in Kafka.
 fn create_topic(
+    before: &MetadataImage,
     image: &MetadataImage,
     topic: &NewTopic,
     fresh_id: &mut dyn FnMut() -> TopicId,
@@ -146,7 +149,7 @@ fn create_topic(
     if image.topic(&topic.name).is_some() {
         return refuse(ErrorCode::TopicAlreadyExists, format!("Topic '{}' already exists.", topic.name));
     }
-    if let Some(other) = collision(image, &topic.name) {
+    if let Some(other) = collision(before, &topic.name) {
         let message = format!("Topic '{}' collides with existing topic: {}", topic.name, other.name);
         return refuse(ErrorCode::InvalidTopic, message);
     }
@@ -324,22 +327,27 @@ pub fn auto_create_topics(
     create_topics(image, &names.iter().map(defaults).collect::<Vec<_>>(), false, fresh_id)
 }
 
-/// Deletes topics.
+/// Deletes topics. What is named more than once is refused, in one answer; so is a name whose id is there, too.
 pub fn delete_topics(image: &MetadataImage, topics: &[TopicRef]) -> (Vec<MetadataRecord>, Vec<DeletedTopic>) {
-    let mut taken = BTreeSet::new();
+    let repeated = repeated(topics.iter());
+    let mut answered = BTreeSet::new();
     let mut records = Vec::new();
     let answer = |topic: &TopicRef| {
         let (found, mut name, mut id) = match topic {
             TopicRef::Name(name) => (image.topic(name), Some(name.clone()), None),
             TopicRef::Id(id) => (image.topic_by_id(*id), None, Some(*id)),
         };
+        let invalid = |why: &str| refuse(ErrorCode::InvalidRequest, why);
         let result = match (found, topic) {
-            (Some(topic), _) if !taken.insert(topic.id) => {
-                refuse(ErrorCode::InvalidRequest, "The topic was named more than once.")
+            (_, TopicRef::Name(_)) if repeated.contains(topic) => duplicate(),
+            (_, TopicRef::Id(_)) if repeated.contains(topic) => invalid("Duplicate topic id."),
+            (Some(found), TopicRef::Name(_)) if topics.contains(&TopicRef::Id(found.id)) => {
+                id = Some(found.id);
+                invalid("The provided topic name maps to an ID that was already supplied.")
             }
-            (Some(topic), _) => {
-                (name, id) = (Some(topic.name.to_string()), Some(topic.id));
-                records.push(MetadataRecord::RemoveTopic { topic_id: topic.id });
+            (Some(found), _) => {
+                (name, id) = (Some(found.name.to_string()), Some(found.id));
+                records.push(MetadataRecord::RemoveTopic { topic_id: found.id });
                 Ok(())
             }
             (None, TopicRef::Name(_)) => {
@@ -351,7 +359,7 @@ pub fn delete_topics(image: &MetadataImage, topics: &[TopicRef]) -> (Vec<Metadat
         };
         DeletedTopic { name, id, result }
     };
-    let answers = topics.iter().map(answer).collect();
+    let answers = topics.iter().filter(|topic| answered.insert(*topic)).map(answer).collect();
     (records, answers)
 }
 
@@ -387,8 +395,8 @@ fn grow_topic(
     request: &NewPartitions,
 ) -> Result<Vec<MetadataRecord>, ControllerError> {
     let Some(topic) = image.topic(&request.name) else {
-        let message = "This server does not host this topic-partition.";
-        return refuse(ErrorCode::UnknownTopicOrPartition, message);
+        // The code says it all; Kafka has no words for it either.
+        return refuse(ErrorCode::UnknownTopicOrPartition, "");
     };
     let now = topic.partitions.len();
     let count = usize::try_from(request.count).unwrap_or(0);
@@ -502,10 +510,20 @@ mod tests {
         let codes: Vec<Option<ErrorCode>> =
             answers.iter().map(|(_, r)| r.as_ref().err().map(|e| e.code)).collect();
         let twice = Some(ErrorCode::InvalidRequest);
-        assert_eq!(codes, [None, twice, None, twice, Some(ErrorCode::InvalidTopic)]);
+        assert_eq!(
+            codes,
+            [None, twice, None, twice, None],
+            "only topics that were there before are collided with"
+        );
         let image = apply(&image, &records);
         let names: Vec<&str> = image.topics().map(|t| &*t.name).collect();
-        assert_eq!(names, ["a_b", "x"]);
+        assert_eq!(names, ["a.b", "a_b", "x"]);
+        let given = |value: &str| ("retention.ms".to_string(), Some(value.to_string()));
+        let configs = vec![given("soon"), given("1000")];
+        let (records, answers) =
+            create_topics(&image, &[NewTopic { configs, ..topic("y", 1) }], false, &mut ids(8));
+        assert!(answers[0].1.is_ok(), "the last value counts");
+        assert_eq!(apply(&image, &records).topic("y").unwrap().config.retention_ms, 1000);
         let (records, answers) = create_topics(&image, &[topic("new", 3)], true, &mut ids(9));
         assert!(records.is_empty(), "validate only");
         let created = answers[0].1.as_ref().unwrap();
@@ -527,7 +545,7 @@ mod tests {
         let cases = [
             (grow("t", 2, None), InvalidPartitions, "Topic already has 2 partition(s)."),
             (grow("t", -1, None), InvalidPartitions, "has 2 partition(s); -1 would not be an increase."),
-            (grow("u", 3, None), UnknownTopicOrPartition, "does not host"),
+            (grow("u", 3, None), UnknownTopicOrPartition, ""),
             (grow("t", 4, Some(&[&[1]])), InvalidReplicaAssignment, "only 1 assignment(s)"),
             (grow("t", 3, Some(&[&[9]])), InvalidReplicaAssignment, "broker 9"),
             (grow("t", 20_000, None), PolicyViolation, "Excessively large"),
@@ -555,6 +573,11 @@ mod tests {
         assert_eq!(codes, expected);
         assert_eq!(answers[2].name.as_deref(), Some("u"));
         assert_eq!(apply(&image, &records).topic_count(), 0);
+
+        let twice = [name("t"), TopicRef::Id(id), name("none"), name("t"), TopicRef::Id(id), name("none")];
+        let (records, answers) = delete_topics(&image, &twice);
+        let refused = |a: &DeletedTopic| a.result.as_ref().is_err_and(|e| e.code == InvalidRequest);
+        assert!(records.is_empty() && answers.len() == 3 && answers.iter().all(refused), "{answers:?}");
     }
 
     #[test]

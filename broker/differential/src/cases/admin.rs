@@ -87,6 +87,7 @@ fn create_topics() -> Vec<Case> {
         ("cleanup.policy", "nonsense"),
         ("cleanup.policy", "compact,delete"),
         ("cleanup.policy", ""),
+        ("cleanup.policy", "compact,compact"),
         ("retention.ms", "-1"),
         ("retention.ms", "-2"),
         ("retention.ms", "soon"),
@@ -94,7 +95,6 @@ fn create_topics() -> Vec<Case> {
         ("segment.bytes", "1"),
         ("segment.bytes", "99999999999"),
         ("max.message.bytes", "-1"),
-        ("compression.type", "gzip"),
         ("compression.type", "best"),
         ("min.insync.replicas", "0"),
         ("message.timestamp.type", "Never"),
@@ -105,6 +105,13 @@ fn create_topics() -> Vec<Case> {
         cases.push(case("CreateTopics", "a setting", config(name, &json!(value))));
     }
     cases.push(case("CreateTopics", "a setting of null", config("retention.ms", &Value::Null)));
+    cases.push(case(
+        "CreateTopics",
+        "a value with spaces",
+        config("cleanup.policy", &json!(" delete , compact ")),
+    ));
+    let compressed = json_with(config("compression.type", &json!("gzip")), &json!({"validateOnly": true}));
+    cases.push(case("CreateTopics", "compressed by the broker", compressed));
     cases
 }
 
@@ -132,8 +139,12 @@ fn topics() -> Vec<Case> {
         case("DescribeTopicPartitions", "bad names", describe(&["", "a b"], 2, Value::Null)),
         sample("DeleteTopics", json!({"TopicNames": ["never-{n}"], "TimeoutMs": 30_000})),
         sample("DeleteTopics", json!({"Topics": [{"Name": "never-{n}"}], "TimeoutMs": 30_000})),
-        case("DeleteTopics", "by unknown id", json!({"Topics": [{"Name": null, "TopicId": "7".repeat(32)}]})),
-        case("DeleteTopics", "by name and id", json!({"Topics": [{"Name": "plain", "TopicId": "$plain"}]})),
+        case("DeleteTopics", "by unknown id", {
+            json!({"Topics": [{"Name": null, "TopicId": "7".repeat(32)}], "TimeoutMs": 30_000})
+        }),
+        case("DeleteTopics", "by name and id", {
+            json!({"Topics": [{"Name": "plain", "TopicId": "$plain"}], "TimeoutMs": 30_000})
+        }),
         case(
             "DeleteTopics",
             "twice",

@@ -11,10 +11,10 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { api: "OffsetDelete", name: "offsets deleted", run: offsets_deleted },
 ];
 
-/// A member's request to join, in a group of its own.
+/// A member's request to join, in a group of its own. No time of it is over before the run is.
 pub fn join(group: &str, member: &str) -> Value {
     json!({
-        "GroupId": group, "SessionTimeoutMs": 300_000, "RebalanceTimeoutMs": 10_000, "MemberId": member,
+        "GroupId": group, "SessionTimeoutMs": 300_000, "RebalanceTimeoutMs": 300_000, "MemberId": member,
         "ProtocolType": "consumer", "Protocols": [{"Name": "range", "Metadata": "0001"}],
     })
 }

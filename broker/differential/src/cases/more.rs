@@ -29,7 +29,7 @@ fn security() -> Vec<Case> {
 }
 
 fn replicas() -> Vec<Case> {
-    let elect = |topics: Value| json!({"ElectionType": 0, "TopicPartitions": topics, "TimeoutMs": 10_000});
+    let elect = |topics: Value| json!({"TopicPartitions": topics, "TimeoutMs": 10_000});
     let some = json!([{"Topic": "plain", "Partitions": [0]}]);
     let reassign = |replicas: Value| {
         json!({"TimeoutMs": 10_000, "Topics": [{"Name": "plain", "Partitions": [
@@ -60,6 +60,10 @@ fn replicas() -> Vec<Case> {
 }
 
 fn features() -> Vec<Case> {
+    let update = |feature: &str, level: i16, kind: i8| {
+        let update = json!({"Feature": feature, "MaxVersionLevel": level, "UpgradeType": kind});
+        json!({"timeoutMs": 10_000, "ValidateOnly": true, "FeatureUpdates": [update]})
+    };
     vec![
         sample(
             "DescribeQuorum",
@@ -67,10 +71,15 @@ fn features() -> Vec<Case> {
         ),
         sample(
             "UpdateFeatures",
-            json!({"timeoutMs": 10_000, "ValidateOnly": true, "FeatureUpdates": [
-                {"Feature": "nobody.knows", "MaxVersionLevel": 1, "AllowDowngrade": false, "UpgradeType": 1},
+            json!({"timeoutMs": 10_000, "FeatureUpdates": [
+                {"Feature": "nobody.knows", "MaxVersionLevel": 1, "AllowDowngrade": false},
             ]}),
         ),
+        sample("UpdateFeatures", update("nobody.knows", 1, 1)),
+        case("UpdateFeatures", "what is", update("transaction.version", 2, 1)),
+        case("UpdateFeatures", "more than there is", update("transaction.version", 9, 1)),
+        case("UpdateFeatures", "less, and called more", update("transaction.version", 1, 1)),
+        case("UpdateFeatures", "more, and called less", update("transaction.version", 9, 2)),
         case("UnregisterBroker", "nobody", json!({"BrokerId": 99})),
         sample("GetTelemetrySubscriptions", json!({"ClientInstanceId": "0".repeat(32)})),
         sample(

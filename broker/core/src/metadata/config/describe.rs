@@ -104,7 +104,7 @@ pub fn describe_broker(image: &MetadataImage, broker: BrokerId) -> Vec<ConfigEnt
 
 /// As Kafka does, one without a value is told, too.
 fn describe_fixed(local: &LocalConfig, setting: &FixedSetting) -> ConfigEntry {
-    let FixedSetting { name, kind, default, doc } = *setting;
+    let FixedSetting { name, kind, default, doc, .. } = *setting;
     let set = local.settings.get(name).map(|v| synonym(name, v, ConfigSource::StaticBroker));
     let default = default.map(|v| synonym(name, v, ConfigSource::Default));
     let mut synonyms: Vec<ConfigSynonym> = set.into_iter().chain(default).collect();
@@ -155,7 +155,7 @@ mod tests {
             ("admin.token".to_string(), "hush".to_string()),
             ("admin.token.file".to_string(), "/etc/token".to_string()),
         ]);
-        let fixed = |name, kind, default| FixedSetting { name, kind, default, doc: "d" };
+        let fixed = |name, kind, default| FixedSetting { name, alias: None, kind, default, doc: "d" };
         let local = LocalConfig {
             fixed: vec![
                 fixed("admin.token", ConfigKind::Password, None),

@@ -57,6 +57,8 @@ pub type StaticBrokerConfig = BTreeMap<String, String>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FixedSetting {
     pub name: &'static str,
+    /// What it is called, too.
+    pub alias: Option<&'static str>,
     /// The value of a [`ConfigKind::Password`] is told to nobody.
     pub kind: ConfigKind,
     /// `None`: not set.
@@ -87,7 +89,7 @@ impl LocalConfig {
 
     /// The setting of this name that cannot be altered while the broker runs.
     pub fn fixed(&self, name: &str) -> Option<&FixedSetting> {
-        self.fixed.iter().find(|s| s.name == name)
+        self.fixed.iter().find(|s| s.name == name || s.alias == Some(name))
     }
 }
 

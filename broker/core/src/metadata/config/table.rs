@@ -13,9 +13,9 @@ pub enum Check {
     },
     /// One of these words.
     OneOf(&'static [&'static str]),
-    /// Some of these words, with commas between them; at least one.
+    /// Some of these words or none, with commas between them, in the order given.
     SomeOf(&'static [&'static str]),
-    /// The same in the order given, none of them twice; and with this one among them, if there is one.
+    /// The same, but at least one, and none of them twice; and with this one among them, if there is one.
     InOrder {
         words: &'static [&'static str],
         must: Option<&'static str>,
@@ -59,9 +59,9 @@ impl Check {
             Check::OneOf(words) if words.contains(&value) => Ok(value.to_string()),
             Check::OneOf(words) => Err(bad(format!("String must be one of: {}", words.join(", ")))),
             Check::SomeOf(words) => {
-                let chosen = words_of(value, words).map_err(bad)?;
-                let sorted = words.iter().copied().filter(|word| chosen.contains(word));
-                Ok(sorted.collect::<Vec<_>>().join(","))
+                let none = value.is_empty();
+                let chosen = if none { Vec::new() } else { words_of(value, words).map_err(bad)? };
+                Ok(chosen.join(","))
             }
             Check::InOrder { words, must } => {
                 let chosen = words_of(value, words).map_err(bad)?;
@@ -172,7 +172,7 @@ pub const TOPIC_SETTINGS: [TopicSetting; 17] = [
         kind: ConfigKind::List,
         broker_name: "log.cleanup.policy",
         check: CLEANUP,
-        doc: "What becomes of old records: delete takes whole segments by age and size, compact keeps the newest record of each key. Both may be named.",
+        doc: "What becomes of old records: delete takes whole segments by age and size, compact keeps the newest record of each key. Both may be named, or none: then everything stays.",
     },
     TopicSetting {
         name: "compression.type",
@@ -537,7 +537,7 @@ pub const BROKER_SETTINGS: [BrokerSetting; 60] = [
         default: "delete",
         update: Update::Dynamic,
         check: CLEANUP,
-        doc: "What becomes of old records: delete, compact, or both.",
+        doc: "What becomes of old records: delete, compact, both, or none of them.",
     },
     BrokerSetting {
         name: "log.message.timestamp.after.max.ms",
@@ -837,7 +837,7 @@ mod tests {
         assert!(refused("cleanup.policy", "compact,squeeze").contains("squeeze"));
         assert!(refused("min.cleanable.dirty.ratio", "1.5").contains("between 0 and 1"));
         let stored = |value| known_topic_setting("cleanup.policy").unwrap().check.check("", value).unwrap();
-        assert_eq!([stored("delete , compact"), stored("compact")], ["compact,delete", "compact"]);
+        assert_eq!(["delete , compact", "compact", " "].map(stored), ["delete,compact", "compact", ""]);
         let assignors = |value| ASSIGNORS.check("a", value);
         assert_eq!(assignors(" range , uniform"), Ok("range,uniform".to_string()));
         assert!(assignors("range,range").unwrap_err().to_string().contains("twice"));
