@@ -23,7 +23,7 @@ struct Step {
     run: fn(&Path) -> Result<()>,
 }
 
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     Step { name: "format", what: "rustfmt finds nothing to change", run: format },
     Step { name: "lints", what: "clippy has nothing to say", run: lints },
     Step { name: "deny", what: "licences, sources and bans of all dependencies", run: deny },
@@ -38,6 +38,7 @@ const STEPS: [Step; 13] = [
         run: endurance,
     },
     Step { name: "compare", what: "compaction leaves what Kafka's own cleaner leaves", run: compare },
+    Step { name: "differential", what: "every request is answered as Kafka answers it", run: differential },
     Step {
         name: "clients",
         what: "Kafka's own clients, over restarts and deaths, theirs and the broker's",
@@ -77,7 +78,7 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     }
     println!();
     for (step, took, failed) in &done {
-        println!("{:<12} {:>6.0?}  {}", step.name, took, if failed.is_some() { "FAILED" } else { "passed" });
+        println!("{:<13} {:>6.0?}  {}", step.name, took, if failed.is_some() { "FAILED" } else { "passed" });
     }
     let failed = done.iter().filter(|(_, _, failed)| failed.is_some()).count();
     println!("in {:.0?} altogether", begun.elapsed());
@@ -231,6 +232,12 @@ fn endurance(root: &Path) -> Result<()> {
 fn compare(root: &Path) -> Result<()> {
     let chronik = binary(root, "chronik")?;
     xtask(root, &["compare", "--program", &chronik.to_string_lossy()])
+}
+
+fn differential(root: &Path) -> Result<()> {
+    let [chronik, judge] = [binary(root, "chronik")?, binary(root, "chronik-differential")?];
+    let (chronik, judge) = (chronik.to_string_lossy(), judge.to_string_lossy());
+    xtask(root, &["differential", "--program", &chronik, "--differential", &judge])
 }
 
 fn clients(root: &Path) -> Result<()> {
