@@ -100,7 +100,8 @@ fn begin(
         return Err(ResponseError::InvalidTopicException);
     }
     led_partition(broker, topic, index)?;
-    if !topic.config.cleanup.delete {
+    let cleanup = &topic.config.cleanup;
+    if cleanup.compact && !cleanup.delete {
         return Err(ResponseError::PolicyViolation);
     }
     let id = TopicIdPartition { topic_id: topic.id, partition: index };
