@@ -219,8 +219,8 @@ fn queried_by(expression: &str) -> Vec<String> {
     found
 }
 
-/// The names in a text that look like metrics of ours. A name before `::` or `=` is a Rust module's, and one that ends
-/// in `_` is only a prefix.
+/// The names in a text that look like metrics of ours. A name before `::`, `=` or another one behind a dot is a module's,
+/// and one that ends in `_` is only a prefix.
 fn mentioned(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (at, _) in text.match_indices("chronik_") {
@@ -228,7 +228,8 @@ fn mentioned(text: &str) -> BTreeSet<String> {
         let rest = &text[at..];
         let end = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
         let (name, after) = rest.split_at(end);
-        let module = after.starts_with("::") || after.starts_with('=');
+        let dotted = after.strip_prefix('.').is_some_and(|next| next.starts_with(is_part));
+        let module = after.starts_with("::") || after.starts_with('=') || dotted;
         if before.is_none_or(|c| !c.is_ascii_alphanumeric() && c != '_') && !module && !name.ends_with('_') {
             found.insert(name.to_owned());
         }
@@ -268,7 +269,7 @@ mod tests {
         let table = "| name | type |\n|---|---|\n| `a_total`, `b_total` | counter | | x |\n| `c` | gauge |\n| `d` | string |\n";
         let found = documented(table);
         assert_eq!(found.keys().collect::<Vec<_>>(), ["a_total", "b_total", "c"]);
-        let text = "`chronik_x_total` chronik_broker::net=debug chronik_operator=debug my_chronik_y `chronik_operator_` chronik_z.";
+        let text = "`chronik_x_total` chronik_broker::net=debug chronik_broker.net chronik_operator=debug my_chronik_y `chronik_operator_` chronik_z.";
         assert_eq!(mentioned(text).into_iter().collect::<Vec<_>>(), ["chronik_x_total", "chronik_z"]);
         let live = "# TYPE a counter\na_total{x=\"y\"} 1\nb 2\n# EOF\n";
         assert_eq!(exported(live).into_iter().collect::<Vec<_>>(), ["a_total", "b"]);

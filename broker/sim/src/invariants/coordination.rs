@@ -26,6 +26,8 @@ const OWNERS: &str = "no_partition_has_two_owners_in_a_generation";
 
 /// A decision is carried out within this time, if all its partitions are served and the broker lives so long.
 const CARRIED_OUT_WITHIN_US: u64 = 20_000;
+/// Unless so many records wait for a slow disk: the decision and its markers are among them.
+const WAITING_RECORDS: i64 = 150;
 
 /// Groups commit how far they have come in this many partitions.
 pub const INPUTS: i32 = 4;
@@ -113,6 +115,8 @@ pub fn decisions_are_carried_out(
 ) -> Result<(), Violation> {
     env.stats.checked(HANGS);
     let (now_us, life) = (env.now_us, env.life);
+    let waiting: i64 = served.values().map(|p| p.log.log_end() - p.log.high_watermark()).sum();
+    let is_behind = waiting > WAITING_RECORDS;
     for id in ids_at(env, tp) {
         let Some(described) = describe(shard, env.now_ms(), &id) else { continue };
         let all = described
@@ -120,7 +124,7 @@ pub fn decisions_are_carried_out(
             .iter()
             .flat_map(|topic| topic.partitions.iter().map(|index| partition_of(&topic.topic, *index)));
         let decided = ["PrepareCommit", "PrepareAbort"].contains(&described.transaction_state.as_str());
-        if !decided || !all.into_iter().all(|tp| served.contains_key(&tp)) {
+        if is_behind || !decided || !all.into_iter().all(|tp| served.contains_key(&tp)) {
             env.history.decisions.remove(&id);
             continue;
         }
