@@ -348,13 +348,16 @@ impl Model {
         }
         let ongoing = self.transactions(&self.stored).ongoing.contains_key(&id);
         let goes_on = ongoing && epoch == Some(header.producer_epoch);
+        // As in Kafka, who is fenced is told that, whether its transaction is known or not.
+        if epoch.is_some_and(|epoch| header.producer_epoch < epoch) {
+            return Expected::Refused(47);
+        }
         if header.is_transactional() && !goes_on && !verified {
             return Expected::Refused(48);
         }
         let next = known.last().map_or(0, |last| last.last_sequence() + 1);
         let next = if epoch == Some(header.producer_epoch) { next } else { 0 };
         match marker {
-            _ if epoch.is_some_and(|epoch| header.producer_epoch < epoch) => Expected::Refused(47),
             Some(marker)
                 if self.coordinator_epoch(id.0).is_some_and(|known| marker.coordinator_epoch < known) =>
             {
