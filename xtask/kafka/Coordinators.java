@@ -284,14 +284,15 @@ public class Coordinators {
             int index = i;
             parts.add(() -> part.run(index));
         }
-        for (var done : threads.invokeAll(parts)) {
+        var all = threads.invokeAll(parts);
+        threads.shutdown();
+        for (var done : all) {
             try {
                 done.get();
             } catch (ExecutionException e) {
                 throw new IllegalStateException(e.getCause());
             }
         }
-        threads.shutdown();
     }
 
     /** When something was seen last: now, or before; a minute before at most. */

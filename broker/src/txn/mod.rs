@@ -5,7 +5,7 @@
 //! partitions of its transaction, [`markers`] writes.
 
 mod markers;
-mod patience;
+pub mod patience;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,7 +29,6 @@ use crate::group;
 use crate::metrics::TxnMetrics;
 use crate::quorum::MetadataStore;
 use markers::Writer;
-use patience::PATIENCE;
 
 /// See the module's documentation.
 pub struct Transactions {
@@ -131,8 +130,8 @@ impl Transactions {
         }
     }
 
-    /// The same for a producer that does it by writing to them (KIP-890). It may be a moment ahead of its last transaction's
-    /// markers.
+    /// The same for a producer that does it by writing to them (KIP-890). It may be ahead of its last transaction's markers:
+    /// see [`patience`].
     ///
     /// # Errors
     /// Kafka's.
@@ -142,8 +141,7 @@ impl Transactions {
         producer: Producer,
         partitions: Vec<(TopicName, i32)>,
     ) -> Result<(), ResponseError> {
-        let add = || self.add_partitions(id, producer, partitions.clone(), TransactionVersion::V2);
-        patience::until_complete(PATIENCE, add).await
+        self.add_partitions(id, producer, partitions, TransactionVersion::V2).await
     }
 
     /// Of each partition whether it is in the producer's transaction.

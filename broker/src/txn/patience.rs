@@ -15,7 +15,8 @@ pub const PATIENCE: Duration = Duration::from_millis(100);
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
-/// Asks until the last transaction is complete, or patience is over.
+/// Asks until the last transaction is complete, or patience is over. What was true of the partition before is to be asked for
+/// each time: the marker that is waited for changes it.
 ///
 /// # Errors
 /// The last answer's.

@@ -2,6 +2,7 @@
 //! coordinator is asked whether the partition is in it (KIP-890). Nobody would ever end one that it does not know of.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use chronik_core::ids::TopicIdPartition;
 use chronik_core::record_batch::{BatchHeader, Verified};
@@ -12,6 +13,7 @@ use kafka_protocol::messages::{TopicName, TransactionalId};
 
 use super::{Refusal, code, topic_of};
 use crate::api::{Broker, text};
+use crate::txn::patience::{PATIENCE, until_complete};
 
 /// From this version on, a partition is added to a transaction by writing to it.
 const ADDS_FROM: i16 = 12;
@@ -42,31 +44,45 @@ struct Asked {
 }
 
 pub async fn vouch(broker: &Broker, id: &TransactionalId, produce: &ProduceRequest, version: i16) -> Vouched {
-    let asked = questions(broker, produce, version);
-    let Some(producer) = asked.first().map(|first| first.producer) else { return Vouched::default() };
-    let all = |asked: Vec<Asked>, error: ResponseError| {
-        let refused = refusal(error, version);
-        Vouched(asked.into_iter().map(|asked| (asked.place, Err(refused.clone()))).collect())
-    };
-    if asked.iter().any(|asked| asked.producer != producer) {
-        return all(asked, ResponseError::InvalidProducerIdMapping);
-    }
-    let partitions = asked.iter().map(|asked| asked.partition.clone()).collect();
-    let answered = if version >= ADDS_FROM {
-        broker.txn.join(id, producer, partitions).await.map(|()| vec![true; asked.len()])
-    } else {
-        broker.txn.verify(id, producer, partitions).await
-    };
-    match answered {
-        Err(error) => all(asked, error),
-        Ok(there) => {
-            let words = asked.into_iter().zip(there).map(|(asked, there)| {
-                let not_in_it = || refusal(ResponseError::TransactionAbortable, version);
-                (asked.place, if there { Ok(asked.verified) } else { Err(not_in_it()) })
-            });
-            Vouched(words.collect())
+    let patience = if version >= ADDS_FROM { PATIENCE } else { Duration::ZERO };
+    match until_complete(patience, || ask(broker, id, produce, version)).await {
+        Ok(vouched) => vouched,
+        Err(error) => {
+            let refused = refusal(error, version);
+            let asked = questions(broker, produce, version).into_iter();
+            Vouched(asked.map(|asked| (asked.place, Err(refused.clone()))).collect())
         }
     }
+}
+
+async fn ask(
+    broker: &Broker,
+    id: &TransactionalId,
+    produce: &ProduceRequest,
+    version: i16,
+) -> Result<Vouched, ResponseError> {
+    let asked = questions(broker, produce, version);
+    let Some(producer) = asked.first().map(|first| first.producer) else { return Ok(Vouched::default()) };
+    if asked.iter().any(|asked| asked.producer != producer) {
+        return Err(ResponseError::InvalidProducerIdMapping);
+    }
+    let partitions = asked.iter().map(|asked| asked.partition.clone()).collect();
+    let there = if version >= ADDS_FROM {
+        broker.txn.join(id, producer, partitions).await.map(|()| vec![true; asked.len()])?
+    } else {
+        broker.txn.verify(id, producer, partitions).await?
+    };
+    // A marker came between, most likely the last transaction's: the word may be older, and the log would not take it.
+    let now = questions(broker, produce, version);
+    let differs = |a: &Asked| now.iter().any(|b| b.place == a.place && b.verified != a.verified);
+    if asked.iter().any(differs) {
+        return Err(ResponseError::ConcurrentTransactions);
+    }
+    let words = asked.into_iter().zip(there).map(|(asked, there)| {
+        let not_in_it = || refusal(ResponseError::TransactionAbortable, version);
+        (asked.place, if there { Ok(asked.verified) } else { Err(not_in_it()) })
+    });
+    Ok(Vouched(words.collect()))
 }
 
 fn questions(broker: &Broker, produce: &ProduceRequest, version: i16) -> Vec<Asked> {
