@@ -5,7 +5,6 @@
 //! partitions of its transaction, [`markers`] writes.
 
 mod markers;
-pub mod patience;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -130,8 +129,8 @@ impl Transactions {
         }
     }
 
-    /// The same for a producer that does it by writing to them (KIP-890). It may be ahead of its last transaction's markers:
-    /// see [`patience`].
+    /// The same for a producer that does it by writing to them (KIP-890). CONCURRENT_TRANSACTIONS while its last transaction's
+    /// markers are being written.
     ///
     /// # Errors
     /// Kafka's.
