@@ -17,6 +17,7 @@ use kafka_protocol::messages::*;
 use super::partitions::PartitionReader;
 use super::testing::{FakePartition, Fixture};
 use super::text;
+use crate::txn::patience;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -424,7 +425,7 @@ async fn a_decision_is_carried_out_after_a_new_start() {
 
 /// The next transaction begins while the last one's markers are on their way.
 #[tokio::test]
-async fn who_writes_waits_for_the_last_transaction() {
+async fn who_writes_waits_a_moment_for_the_last_transaction() {
     let fixture = fixture(&[]).await;
     coordinated(&fixture, "tx").await;
     let producer = init(&fixture, 5, "tx").await.unwrap();
@@ -434,8 +435,11 @@ async fn who_writes_waits_for_the_last_transaction() {
     let (code, next) = end(&fixture, 5, "tx", producer, true).await;
     assert_eq!(code, 0);
     let (id, next) = (id("tx"), Producer::new(next.0, next.1));
-    let write = || fixture.broker.txn.join(&id, next, vec![(TopicName(text("t")), 1)]);
-    assert_eq!(write().await, Err(ResponseError::ConcurrentTransactions));
+    let join = || fixture.broker.txn.join(&id, next, vec![(TopicName(text("t")), 1)]);
+    let write = || patience::until_complete(patience::PATIENCE, join);
+    let begun = Instant::now();
+    assert_eq!(write().await, Err(ResponseError::ConcurrentTransactions), "a moment is over");
+    assert!(begun.elapsed() >= Duration::from_millis(100), "{:?}", begun.elapsed());
     log.hold_flushes(false);
     log.flush();
     until(&fixture, "tx", "CompleteCommit").await;

@@ -5,6 +5,7 @@
 //! partitions of its transaction, [`markers`] writes.
 
 mod markers;
+pub mod patience;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -129,8 +130,8 @@ impl Transactions {
         }
     }
 
-    /// The same for a producer that does it by writing to them (KIP-890). CONCURRENT_TRANSACTIONS while its last transaction's
-    /// markers are being written.
+    /// The same for a producer that does it by writing to them (KIP-890). It may be ahead of its last transaction's markers:
+    /// see [`patience`].
     ///
     /// # Errors
     /// Kafka's.

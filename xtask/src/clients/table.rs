@@ -52,9 +52,10 @@ pub const CLIENTS: [Client; 11] = [
     },
     client("aiokafka", "python", WITHOUT_NATIVE, &["group", "member", "transact"]),
     client("kafka-python", "python", WITHOUT_NATIVE, &["group", "member", "transact", "transform"]),
-    // Its loop is for runs by hand: told that its last transaction's markers are being written, it looks for new metadata
-    // first, once in 5 s at most.
-    client("franz-go", "go", ALL, &["group", "member", "transact", "verify"]),
+    Client {
+        transforms_briefly: true,
+        ..client("franz-go", "go", ALL, &["group", "member", "transact", "transform", "verify"])
+    },
     client("sarama", "go", ALL, &["group", "member", "transact", "admin"]),
     client("kafka-go", "go", NOT_IDEMPOTENT, &["group", "member", "admin"]),
     Client {

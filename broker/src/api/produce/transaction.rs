@@ -2,6 +2,7 @@
 //! coordinator is asked whether the partition is in it (KIP-890). Nobody would ever end one that it does not know of.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use chronik_core::ids::TopicIdPartition;
 use chronik_core::record_batch::{BatchHeader, Verified};
@@ -12,6 +13,7 @@ use kafka_protocol::messages::{TopicName, TransactionalId};
 
 use super::{Refusal, code, topic_of};
 use crate::api::{Broker, text};
+use crate::txn::patience::{PATIENCE, until_complete};
 
 /// From this version on, a partition is added to a transaction by writing to it.
 const ADDS_FROM: i16 = 12;
@@ -42,7 +44,8 @@ struct Asked {
 }
 
 pub async fn vouch(broker: &Broker, id: &TransactionalId, produce: &ProduceRequest, version: i16) -> Vouched {
-    match ask(broker, id, produce, version).await {
+    let patience = if version >= ADDS_FROM { PATIENCE } else { Duration::ZERO };
+    match until_complete(patience, || ask(broker, id, produce, version)).await {
         Ok(vouched) => vouched,
         Err(error) => {
             let refused = refusal(error, version);
