@@ -67,6 +67,9 @@ public class Coordinators {
                     for (int record = 0; record < records; record++) {
                         producer.send(new ProducerRecord<>(topic, value));
                     }
+                    // Kafka's producer (4.3.1) may else send EndTxn before the records of a transaction that is quickly done: its
+                    // sender looks for batches, and then for requests, and both can come in between.
+                    producer.flush();
                     producer.commitTransaction();
                     all.incrementAndGet();
                     long now = System.nanoTime();
