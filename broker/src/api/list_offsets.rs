@@ -14,7 +14,9 @@ use kafka_protocol::messages::{ApiKey, ListOffsetsRequest, ListOffsetsResponse};
 
 use super::once::each_once;
 use super::partitions::{FoundOffset, PartitionReader, ReadError};
-use super::{Api, Broker, Reply, Request, check_leader_epoch, led_partition};
+use super::{
+    Api, Broker, ISOLATION_LEVELS, READ_COMMITTED, Reply, Request, check_leader_epoch, led_partition,
+};
 
 pub const API: Api = Api { key: ApiKey::ListOffsets, min: 1, max: 10, serve: super::Serve::Call(serve) };
 
@@ -26,9 +28,6 @@ const EARLIEST_LOCAL: i64 = -4;
 const LATEST_TIERED: i64 = -5;
 const SINCE: [(i64, i16); 5] =
     [(LATEST, 1), (EARLIEST, 1), (MAX_TIMESTAMP, 7), (EARLIEST_LOCAL, 8), (LATEST_TIERED, 9)];
-
-const READ_COMMITTED: i8 = 1;
-const ISOLATION_LEVELS: std::ops::RangeInclusive<i8> = 0..=READ_COMMITTED;
 
 /// What is answered where there is nothing to be found.
 const NOTHING: FoundOffset = FoundOffset { timestamp: -1, offset: -1, leader_epoch: LeaderEpoch(-1) };

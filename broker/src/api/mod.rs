@@ -282,6 +282,10 @@ fn text(s: impl Into<String>) -> StrBytes {
     StrBytes::from_string(s.into())
 }
 
+/// Kafka's isolation levels: who reads uncommitted records, and who does not.
+const READ_COMMITTED: i8 = 1;
+const ISOLATION_LEVELS: std::ops::RangeInclusive<i8> = 0..=READ_COMMITTED;
+
 /// Judges the leader epoch a client believes in (KIP-320); -1 means it has none.
 fn check_leader_epoch(current: i32, believed: i32) -> Result<(), ResponseError> {
     match believed {

@@ -6,8 +6,7 @@ use super::header::{
 };
 use super::marker::EndMarker;
 use super::patch::{patch_base, patch_log_append_time, patch_max_timestamp};
-use super::records::Cursor;
-use super::records::RawRecord;
+use super::records::{Cursor, RawRecord};
 use crate::ids::{LeaderEpoch, Offset};
 
 /// Who appends, as Kafka's `AppendOrigin`.

@@ -18,7 +18,9 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::messages::fetch_request::FetchRequest;
 
-use super::{Api, Broker, Frame, FrameError, Reply, Request, RequestPermit, text};
+use super::{
+    Api, Broker, Frame, FrameError, ISOLATION_LEVELS, READ_COMMITTED, Reply, Request, RequestPermit, text,
+};
 use encode::{Endpoint, FetchAnswer, PartitionAnswer, encode};
 use read::{Pass, Reader, read_all};
 use session::{Asked, Context, PartitionKey, TopicKey, Wanted, answer};
@@ -33,9 +35,6 @@ const SMALL: usize = 64 << 10;
 
 /// The first version that names topics by id.
 const BY_ID: i16 = 13;
-
-const READ_COMMITTED: i8 = 1;
-const ISOLATION_LEVELS: std::ops::RangeInclusive<i8> = 0..=READ_COMMITTED;
 
 fn serve(mut request: Request) -> Reply {
     if request.body.len() <= SMALL {
