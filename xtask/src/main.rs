@@ -15,8 +15,10 @@ mod images;
 mod shapes;
 mod test;
 mod throughput;
+mod watched;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -54,23 +56,33 @@ enum Task {
     Fuzz(fuzz::Args),
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run(&Task::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: &Task) -> Result<()> {
     let root = root()?;
-    match Task::parse() {
-        Task::Test(args) => test::run(&root, &args),
-        Task::Bench(args) => bench::run(&root, &args),
-        Task::Clients(args) => clients::run(&root, &args),
-        Task::Compare(args) => compare::run(&root, &args),
-        Task::Coordinators(args) => coordinators::run(&root, &args),
-        Task::Differential(args) => differential::run(&root, &args),
-        Task::Crash(args) => crash::run(&root, &args),
-        Task::Endurance(args) => endurance::run(&root, &args),
-        Task::Throughput(args) => throughput::run(&root, &args),
-        Task::E2e(args) => e2e::run(&root, &args),
-        Task::Shapes(args) => shapes::run(&root, &args),
-        Task::Images(args) => images::run(&root, &args),
-        Task::Charts(args) => charts::run(&root, &args),
-        Task::Fuzz(args) => fuzz::run(&root, &args),
+    match task {
+        Task::Test(args) => test::run(&root, args),
+        Task::Bench(args) => bench::run(&root, args),
+        Task::Clients(args) => clients::run(&root, args),
+        Task::Compare(args) => compare::run(&root, args),
+        Task::Coordinators(args) => coordinators::run(&root, args),
+        Task::Differential(args) => differential::run(&root, args),
+        Task::Crash(args) => crash::run(&root, args),
+        Task::Endurance(args) => endurance::run(&root, args),
+        Task::Throughput(args) => throughput::run(&root, args),
+        Task::E2e(args) => e2e::run(&root, args),
+        Task::Shapes(args) => shapes::run(&root, args),
+        Task::Images(args) => images::run(&root, args),
+        Task::Charts(args) => charts::run(&root, args),
+        Task::Fuzz(args) => fuzz::run(&root, args),
     }
 }
 

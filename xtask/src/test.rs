@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Error, Result, bail, ensure};
+
+use crate::watched::pass;
 
 /// Everything that must pass: what CI runs.
 #[derive(clap::Args)]
@@ -59,11 +61,11 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         .filter(|s| !named(&args.skip, s))
         .collect();
     let begun = Instant::now();
-    let mut done: Vec<(&Step, Duration, Option<String>)> = Vec::new();
+    let mut done: Vec<(&Step, Duration, Option<Error>)> = Vec::new();
     for (n, step) in chosen.iter().enumerate() {
         println!("\n==> {}/{} {}: {}", n + 1, chosen.len(), step.name, step.what);
         let started = Instant::now();
-        let failed = (step.run)(root).err().map(|e| format!("{e:#}"));
+        let failed = (step.run)(root).err();
         let took = started.elapsed();
         match &failed {
             None => println!("<== {} passed in {:.0?}", step.name, took),
@@ -74,6 +76,12 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
         // What follows a broken build would only repeat its errors.
         if broken && step.name == "build" {
             break;
+        }
+    }
+    // What failed is told again where it is looked for: at the end of hours of output.
+    for (step, _, failed) in &done {
+        if let Some(why) = failed {
+            println!("\n{} FAILED: {why:#}", step.name);
         }
     }
     println!();
@@ -91,13 +99,6 @@ fn cargo(root: &Path) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root);
     cargo
-}
-
-fn pass(command: &mut Command) -> Result<()> {
-    let shown = command.get_args().map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ");
-    let status = command.status().with_context(|| format!("cannot run {:?}", command.get_program()))?;
-    ensure!(status.success(), "`{shown}` ended with {status}");
-    Ok(())
 }
 
 /// This program again, with another task.

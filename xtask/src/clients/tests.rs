@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
@@ -31,7 +32,8 @@ pub struct Tests<'a> {
     pub kcat: Kcat,
     begun: Instant,
     passed: AtomicU32,
-    failed: AtomicU32,
+    /// Their lines.
+    failed: Mutex<Vec<String>>,
 }
 
 impl<'a> Tests<'a> {
@@ -72,10 +74,16 @@ impl<'a> Tests<'a> {
         let at = format!("[{:6.1} s] {what:8} {who:12}", self.begun.elapsed().as_secs_f64());
         let took = since.elapsed().as_secs_f64();
         match &result {
-            Ok(said) => println!("{at} ok {took:5.1} s  {said}"),
-            Err(error) => println!("{at} FAILED {took:.1} s  {error:#}"),
+            Ok(said) => {
+                println!("{at} ok {took:5.1} s  {said}");
+                self.passed.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => {
+                let line = format!("{at} FAILED {took:.1} s  {error:#}");
+                println!("{line}");
+                self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            }
         }
-        (if result.is_ok() { &self.passed } else { &self.failed }).fetch_add(1, Ordering::Relaxed);
         result.is_ok()
     }
 
@@ -244,9 +252,11 @@ impl<'a> Tests<'a> {
     }
 
     pub fn conclude(self) -> Result<()> {
-        let (passed, failed) = (self.passed.into_inner(), self.failed.into_inner());
-        println!("clients: {passed} passed, {failed} failed");
-        anyhow::ensure!(failed == 0 && passed > 0, "not all clients passed");
+        let passed = self.passed.into_inner();
+        let failed = self.failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        println!("clients: {passed} passed, {} failed", failed.len());
+        anyhow::ensure!(failed.is_empty(), "not all clients passed:\n{}", failed.join("\n"));
+        anyhow::ensure!(passed > 0, "nothing was tried");
         Ok(())
     }
 }
