@@ -94,14 +94,11 @@ func offsetsInTransactions(ctx context.Context, client *kafka.Client, args commo
 		committed bool
 		want      int
 	}{{7, true, 7}, {9, false, 7}} {
-		begun, err := client.InitProducerID(ctx, &kafka.InitProducerIDRequest{
-			// It knows of no predecessor: 0 would be a producer's id.
-			TransactionalID: topic, TransactionTimeoutMs: 10_000, ProducerID: -1, ProducerEpoch: -1,
-		})
-		if err != nil || begun.Error != nil {
-			return fmt.Errorf("InitProducerId: %+v, %v", begun, err)
+		producer, err := initProducer(ctx, client, topic)
+		if err != nil {
+			return err
 		}
-		id, epoch := begun.Producer.ProducerID, begun.Producer.ProducerEpoch
+		id, epoch := producer.ProducerID, producer.ProducerEpoch
 		added, err := client.AddOffsetsToTxn(ctx, &kafka.AddOffsetsToTxnRequest{
 			TransactionalID: topic, ProducerID: id, ProducerEpoch: epoch, GroupID: group,
 		})
@@ -126,6 +123,22 @@ func offsetsInTransactions(ctx context.Context, client *kafka.Client, args commo
 		}
 	}
 	return nil
+}
+
+// initProducer asks again while the last transaction is being completed: its offsets are there to read a moment before.
+func initProducer(ctx context.Context, client *kafka.Client, transactionalID string) (*kafka.ProducerSession, error) {
+	for {
+		begun, err := client.InitProducerID(ctx, &kafka.InitProducerIDRequest{
+			// It knows of no predecessor: 0 would be a producer's id.
+			TransactionalID: transactionalID, TransactionTimeoutMs: 10_000, ProducerID: -1, ProducerEpoch: -1,
+		})
+		if err == nil && begun.Error == nil {
+			return begun.Producer, nil
+		}
+		if err != nil || !errors.Is(begun.Error, kafka.ConcurrentTransactions) {
+			return nil, fmt.Errorf("InitProducerId: %+v, %v", begun, err)
+		}
+	}
 }
 
 func partitionErrors(partitions []kafka.TxnOffsetCommitPartition) []error {
