@@ -1,16 +1,29 @@
 """kafka-python: pure Python, with the codec its standard library has (gzip)."""
 
+import time
+
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import OffsetSpec
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.structs import OffsetAndMetadata
 from kafka.errors import (BrokerResponseError, KafkaError, OffsetOutOfRangeError, ProducerFencedError,
-                          TopicAlreadyExistsError, UnknownTopicOrPartitionError)
+                          RetriableError, TopicAlreadyExistsError, UnknownTopicOrPartitionError)
 
 import records as r
 
 TIMEOUT_S = 30
+
+
+def retried(act, *args):
+    """While a broker starts again, a refused connection is passed on to whoever polls or asks just then."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return act(*args)
+        except RetriableError:
+            if time.monotonic() > deadline:
+                raise
 
 
 def create(args, admin, topic):
@@ -136,7 +149,7 @@ def member(args):
         partition_assignment_strategy=[RangePartitionAssignor if self.ranges else CooperativeStickyAssignor],
     )
     while not self.is_asked_to_leave():
-        polled = reader.poll(100)
+        polled = retried(reader.poll, 100)
         self.assigned(at.partition for at in reader.assignment())
         for at, messages in polled.items():
             for m in messages:
@@ -233,7 +246,7 @@ def transform(args):
     def new_producer():
         made = KafkaProducer(
             bootstrap_servers=args.bootstrap, transactional_id=f"{out}.{name}", transaction_timeout_ms=10_000)
-        made.init_transactions()
+        retried(made.init_transactions)
         return made
 
     reader = KafkaConsumer(
@@ -249,7 +262,7 @@ def transform(args):
     )
     producer = new_producer()
     while not termination.asked:
-        polled = reader.poll(100)
+        polled = retried(reader.poll, 100)
         if not polled:
             continue
         offsets = {at: OffsetAndMetadata(messages[-1].offset + 1, "", -1) for at, messages in polled.items()}
@@ -272,7 +285,7 @@ def transform(args):
                 producer = new_producer()
             # From what is committed, be the transaction aborted by us or by another incarnation.
             for at in reader.assignment():
-                reader.seek(at, reader.committed(at) or 0)
+                reader.seek(at, retried(reader.committed, at) or 0)
             continue
         r.say_committed({at.partition: offset.offset for at, offset in offsets.items()})
     producer.close(5)
