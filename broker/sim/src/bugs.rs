@@ -47,6 +47,8 @@ pub struct Bugs {
     pub stale_epoch_accepted: bool,
     /// A start passes over where members are.
     pub places_forgotten: bool,
+    /// Whoever says a static member's instance id is taken for the one that has it now.
+    pub instance_not_fenced: bool,
 }
 
 /// A bug, and where it shows.
@@ -62,7 +64,7 @@ const fn planted(name: &'static str, scenario: Scenario, bugs: Bugs) -> Planted 
 }
 
 /// The planted bugs.
-pub const PLANTED: [Planted; 21] = {
+pub const PLANTED: [Planted; 22] = {
     use Scenario::{Coordinators, Storage};
     const NONE: Bugs = Bugs {
         ack_before_flush: false,
@@ -86,6 +88,7 @@ pub const PLANTED: [Planted; 21] = {
         revocation_assumed: false,
         stale_epoch_accepted: false,
         places_forgotten: false,
+        instance_not_fenced: false,
     };
     [
         planted("ack-before-flush", Storage, Bugs { ack_before_flush: true, ..NONE }),
@@ -109,6 +112,7 @@ pub const PLANTED: [Planted; 21] = {
         planted("revocation-assumed", Coordinators, Bugs { revocation_assumed: true, ..NONE }),
         planted("stale-epoch-accepted", Coordinators, Bugs { stale_epoch_accepted: true, ..NONE }),
         planted("places-forgotten", Coordinators, Bugs { places_forgotten: true, ..NONE }),
+        planted("instance-not-fenced", Coordinators, Bugs { instance_not_fenced: true, ..NONE }),
     ]
 };
 

@@ -16,6 +16,8 @@ pub type Name = (StrBytes, StrBytes);
 pub enum Fact {
     /// It is in this epoch, and has these partitions; the ones that it had, if nothing is said of them.
     Told { member: Name, epoch: i32, assigned: Option<BTreeSet<i32>> },
+    /// It is away, and keeps what it has.
+    Away(Name),
     /// It is no member any more.
     Gone(Name),
 }
@@ -35,6 +37,8 @@ pub struct Roster(BTreeMap<Name, Place>);
 
 /// The version of a `ConsumerGroupCurrentMemberAssignmentKey`.
 pub const CURRENT: [u8; 2] = [0, 8];
+/// The epoch of a static member that says that it will be back.
+pub const AWAY: i32 = -2;
 
 impl Fact {
     /// What an answer to a heartbeat in this group says, unless it refuses or takes leave.
@@ -51,12 +55,14 @@ impl Fact {
         (*epoch > 0).then_some(Fact::Told { member, epoch: *epoch, assigned })
     }
 
-    /// Whose place a record takes away.
-    pub fn gone(record: &GroupRecord) -> Option<Fact> {
-        let rest = record.key.strip_prefix(&CURRENT).filter(|_| record.value.is_none())?;
-        let (group, rest) = string(rest)?;
-        let (member, _) = string(rest)?;
-        Some(Fact::Gone((group, member)))
+    /// What a record says of a member that nobody is told.
+    pub fn untold(record: &GroupRecord) -> Option<Fact> {
+        let (group, rest) = string(record.key.strip_prefix(&CURRENT)?)?;
+        let member = (group, string(rest)?.0);
+        let Some(value) = &record.value else { return Some(Fact::Gone(member)) };
+        // Behind its version comes the epoch.
+        let epoch = value.get(2..)?.first_chunk()?;
+        (i32::from_be_bytes(*epoch) == AWAY).then_some(Fact::Away(member))
     }
 }
 
@@ -75,6 +81,11 @@ impl Roster {
     pub fn apply(&mut self, fact: &Fact) {
         match fact {
             Fact::Gone(member) => _ = self.0.remove(member),
+            Fact::Away(member) => {
+                let Some(place) = self.0.get_mut(member) else { return };
+                place.epoch = AWAY;
+                place.pending.clear();
+            }
             Fact::Told { member, epoch, assigned } => {
                 let place = self.0.entry(member.clone()).or_default();
                 // It has reached it when it has given everything up.
@@ -123,6 +134,8 @@ mod tests {
         assert_eq!(told(3, Some(&[0])), (3, vec![(0, 3)], vec![(1, 3)]));
         assert_eq!(told(5, None), (5, vec![(0, 3)], vec![]));
         assert_eq!(told(5, Some(&[0, 2])), (5, vec![(0, 3), (2, 5)], vec![]));
+        roster.apply(&Fact::Away(member.clone()));
+        assert_eq!(roster.of_group(&member.0)[&member.1], (AWAY, [0, 2].into()));
         roster.apply(&Fact::Gone(member.clone()));
         assert_eq!(roster.place(&member), None);
     }

@@ -157,6 +157,12 @@ kinds! {
         /// A commit counted although its member is in a newer epoch: it has had the partition since.
         CommitInAnEarlierEpoch,
         StaleEpochRefused,
+        /// A static member that was away has its partitions again.
+        StaticMemberCameBack,
+        /// The instance id is somebody else's, who is not away.
+        InstanceUnreleased,
+        /// Somebody else has taken over the instance id.
+        InstanceFenced,
     }
 }
 

@@ -1,5 +1,6 @@
 //! A member of a group of the consumer protocol: it sends heartbeats, begins and stops to work on partitions as it is told, in
-//! its own time, says so, commits offsets, leaves or dies. Sometimes what it had comes after it: a commit of then.
+//! its own time, says so, commits offsets, leaves or dies. Sometimes what it had comes after it: a commit of then. A static one
+//! says when it will be back.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -17,7 +18,7 @@ use super::member::{commit, refusal};
 use crate::env::{Env, Event};
 use crate::invariants::{self, Violation};
 use crate::post::{Ask, Told};
-use crate::roster::{Name, partitions};
+use crate::roster::{AWAY, Name, partitions};
 use crate::shell::{Answer, CONSUMER_SESSION_MS, Call};
 use crate::stats::Deed;
 use crate::topics::{DATA_TOPIC, partition_of};
@@ -52,12 +53,17 @@ struct Former {
 
 const FORMER_MAX: usize = 6;
 const LEAVES: i32 = -1;
+const INSTANCES: [&str; 2] = ["fixed", "other"];
 
 pub(super) struct Consumer {
     number: usize,
     line: Line,
     asked: Option<Asked>,
     group: StrBytes,
+    /// Of a static member. Others may have the same, as when an operator has started it twice.
+    instance: Option<StrBytes>,
+    /// It has said that it will be back.
+    was_away: bool,
     at: TopicIdPartition,
     /// Not less than a session: who has not heard that it is to give something up loses its session before that takes too long.
     rebalance_timeout_ms: i32,
@@ -80,11 +86,14 @@ pub(super) struct Consumer {
 impl Consumer {
     pub fn new(env: &mut Env, number: usize, group: StrBytes, at: TopicIdPartition) -> Consumer {
         let patience_us = env.rng.between(1000, 3000);
+        let instance = if env.rng.percent(40) { env.rng.pick(&INSTANCES).copied() } else { None };
         let mut consumer = Consumer {
             number,
             line: Line::new(number, patience_us, false),
             asked: None,
             group,
+            instance: instance.map(StrBytes::from_static_str),
+            was_away: false,
             at,
             rebalance_timeout_ms: CONSUMER_SESSION_MS + env.rng.between(0, 3000) as i32,
             member_id: StrBytes::new(),
@@ -182,13 +191,16 @@ impl Consumer {
         ConsumerGroupHeartbeatRequest::default()
             .with_group_id(GroupId(self.group.clone()))
             .with_member_id(self.member_id.clone())
+            .with_instance_id(self.instance.clone())
             .with_member_epoch(epoch)
             .with_rebalance_timeout_ms(-1)
             .with_topic_partitions(None)
     }
 
     fn leave(&mut self, env: &mut Env) -> (Asked, group::Call) {
-        let request = self.request(LEAVES);
+        let returns = self.instance.is_some() && env.rng.percent(70);
+        let request = self.request(if returns { AWAY } else { LEAVES });
+        self.was_away = returns;
         self.drop_all(env);
         (Asked::Leave, as_call(request))
     }
@@ -252,12 +264,20 @@ impl Consumer {
     ) -> Result<(), Violation> {
         if response.error_code != 0 {
             env.note("fenced", &[self.number as u64, response.error_code as u64]);
-            env.stats.deed(Deed::MemberFenced);
+            env.stats.deed(match ResponseError::try_from_code(response.error_code) {
+                Some(ResponseError::UnreleasedInstanceId) => Deed::InstanceUnreleased,
+                Some(ResponseError::FencedInstanceId) => Deed::InstanceFenced,
+                _ => Deed::MemberFenced,
+            });
             self.drop_all(env);
             return Ok(());
         }
         self.epoch = response.member_epoch;
         self.subscription_changed = false;
+        let has_some = response.assignment.as_ref().is_some_and(|assigned| !partitions(assigned).is_empty());
+        if std::mem::take(&mut self.was_away) && has_some {
+            env.stats.deed(Deed::StaticMemberCameBack);
+        }
         if beat.says_owned && self.revoke_by_us.take().is_some() {
             env.stats.deed(Deed::RevocationAcknowledged);
         }

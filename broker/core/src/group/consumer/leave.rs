@@ -1,7 +1,6 @@
 //! Members that leave, or that nobody has heard of for too long.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse};
@@ -35,13 +34,11 @@ pub(super) fn leave(
     };
     let member = group.member(&member_id)?;
     if request.member_epoch == AWAY {
-        let mut current = CurrentValue {
+        let current = CurrentValue {
             epoch: AWAY,
             pending_revocation: PartitionEpochs::new(),
             ..member.current.clone()
         };
-        // Whoever takes its place may commit what it has, in any epoch.
-        current.assigned.values_mut().flat_map(BTreeMap::values_mut).for_each(|epoch| *epoch = 0);
         group.commit(turn, vec![ConsumerRecord::Current(member_id.clone(), Some(current))]);
         turn.timers.cancel(Timer::Revocation(group.id.clone(), member_id));
     } else {

@@ -88,11 +88,17 @@ impl<F: Fn(TopicIdPartition) -> bool> Reconciling<'_, F> {
         let current = self.current;
         let mut assigned = PartitionEpochs::new();
         let mut pending_revocation = PartitionEpochs::new();
+        // Who has just taken a static member's place has what that had since now: a commit of its own from before is none of those
+        // partitions. (Kafka takes it, since epoch 0.)
+        let has_joined = current.epoch == 0;
+        let since = |epoch| if has_joined { self.target_epoch } else { epoch };
         for (topic, partitions) in &current.assigned {
             let target = self.target_of(topic);
             let stays = |partition: &i32| target.is_some_and(|target| target.contains(partition));
-            let (kept, given_up): (BTreeMap<_, _>, BTreeMap<_, _>) =
-                partitions.iter().map(|(partition, epoch)| (*partition, *epoch)).partition(|(p, _)| stays(p));
+            let (kept, given_up): (BTreeMap<_, _>, BTreeMap<_, _>) = partitions
+                .iter()
+                .map(|(partition, epoch)| (*partition, since(*epoch)))
+                .partition(|(p, _)| stays(p));
             if !kept.is_empty() {
                 assigned.insert(*topic, kept);
             }

@@ -3,6 +3,7 @@
 
 use chronik_core::group::{self, Ticket};
 use kafka_protocol::messages::GroupId;
+use kafka_protocol::messages::consumer_group_describe_response::Member;
 use kafka_protocol::protocol::StrBytes;
 
 use super::machine::{Machine, Step};
@@ -37,10 +38,20 @@ impl Call {
             Call::Group(group::Call::ConsumerGroupHeartbeat(request, ..)) if bugs.revocation_assumed => {
                 request.topic_partitions = Some(Vec::new());
             }
+            Call::Group(group::Call::ConsumerGroupHeartbeat(request, ..))
+                if bugs.instance_not_fenced && request.member_epoch > 0 && request.instance_id.is_some() =>
+            {
+                let is_it = |known: &Member| known.instance_id == request.instance_id;
+                if let Some(known) = machine.member(now_ms, &request.group_id, is_it) {
+                    request.member_id = known.member_id;
+                    request.member_epoch = known.member_epoch;
+                }
+            }
             Call::Group(group::Call::OffsetCommit(request, _)) if bugs.stale_epoch_accepted => {
-                let known = machine.epoch_of(now_ms, &request.group_id, &request.member_id);
-                request.generation_id_or_member_epoch =
-                    known.unwrap_or(request.generation_id_or_member_epoch);
+                let is_it = |known: &Member| known.member_id == request.member_id;
+                if let Some(known) = machine.member(now_ms, &request.group_id, is_it) {
+                    request.generation_id_or_member_epoch = known.member_epoch;
+                }
             }
             _ => {}
         }
@@ -49,14 +60,12 @@ impl Call {
 }
 
 impl Machine {
-    fn epoch_of(&mut self, now_ms: i64, id: &GroupId, member: &StrBytes) -> Option<i32> {
+    fn member(&mut self, now_ms: i64, id: &GroupId, is_it: impl Fn(&Member) -> bool) -> Option<Member> {
         let Machine::Groups(shard) = self else { return None };
         let call = group::Call::ConsumerGroupDescribe(id.clone(), 1);
         let step = shard.handle(now_ms, Ticket(0), call, Default::default());
         step.answers.into_iter().find_map(|(_, answer)| match answer {
-            group::Answer::ConsumerGroupDescribe(told) => {
-                Some(told.members.into_iter().find(|known| known.member_id == *member)?.member_epoch)
-            }
+            group::Answer::ConsumerGroupDescribe(told) => told.members.into_iter().find(&is_it),
             _ => None,
         })
     }
@@ -73,7 +82,7 @@ impl Step {
 
     /// What its records say of members, before what it tells one of them.
     pub fn facts(&self, told: Vec<Fact>) -> Vec<Fact> {
-        self.records.iter().filter_map(Fact::gone).chain(told).collect()
+        self.records.iter().filter_map(Fact::untold).chain(told).collect()
     }
 
     pub fn answers_heartbeat(&self) -> bool {

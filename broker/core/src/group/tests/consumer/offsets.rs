@@ -5,7 +5,7 @@ use kafka_protocol::messages::offset_delete_request::{
 
 use super::house::*;
 
-fn commit(member: &str, epoch: i32, partition: i32) -> OffsetCommitRequest {
+pub(super) fn commit(member: &str, epoch: i32, partition: i32) -> OffsetCommitRequest {
     House::commit_request("t", &[(partition, 5)])
         .with_member_id(text(member))
         .with_generation_id_or_member_epoch(epoch)

@@ -1,6 +1,7 @@
 use kafka_protocol::error::ResponseError as Error;
 
 use super::house::*;
+use super::offsets::commit;
 
 fn joined(house: &mut House, id: &str) -> ConsumerGroupHeartbeatResponse {
     house.beat(Beat::join(id).instance("i"))
@@ -93,4 +94,18 @@ fn one_that_leaves_for_good_is_out_at_once() {
     assert_eq!((left.error_code, left.member_epoch), (0, -1));
     assert_eq!(house.epochs().0, "Empty");
     assert_eq!(joined(&mut house, "b").error_code, 0);
+}
+
+/// Between a member's then and now somebody else had the instance id, and the partition.
+#[test]
+fn what_it_committed_as_before_does_not_count_for_the_place_that_it_takes() {
+    let mut house = House::hasty(&[("t", 1)]);
+    joined(&mut house, "a");
+    house.beat(Beat::of("a", -1).instance("i"));
+    let other = joined(&mut house, "b").member_epoch;
+    assert!(other > 1);
+    house.beat(Beat::of("b", -2).instance("i"));
+    assert_eq!(joined(&mut house, "a").member_epoch, other);
+    assert_eq!(house.commit(commit("a", 1, 0), 9), [Error::StaleMemberEpoch.code()]);
+    assert_eq!(house.commit(commit("a", other, 0), 9), [0]);
 }
