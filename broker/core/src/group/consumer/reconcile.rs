@@ -88,8 +88,7 @@ impl<F: Fn(TopicIdPartition) -> bool> Reconciling<'_, F> {
         let current = self.current;
         let mut assigned = PartitionEpochs::new();
         let mut pending_revocation = PartitionEpochs::new();
-        // Who has just taken a static member's place has what that had since now: a commit of its own from before is none of those
-        // partitions. (Kafka takes it, since epoch 0.)
+        // Who has just taken a static member's place has what that had since now: what it committed as before is something else.
         let has_joined = current.epoch == 0;
         let since = |epoch| if has_joined { self.target_epoch } else { epoch };
         for (topic, partitions) in &current.assigned {
