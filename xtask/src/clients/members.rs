@@ -210,7 +210,7 @@ impl Tests<'_> {
 
     /// One group with a member of each client. Whichever leads assigns for all.
     pub fn mixed(&self) {
-        let members: Vec<_> = self.having("member").into_iter().filter(|c| c.assigns_ranges).collect();
+        let members: Vec<_> = self.having("member").into_iter().filter(|c| c.mixes).collect();
         let Some(&writer) = members.iter().find(|client| client.name != "kcat") else { return };
         if members.len() > 1 {
             let since = Instant::now();
